@@ -1,0 +1,1 @@
+"""SAM 2 tracking compiled to TensorRT."""

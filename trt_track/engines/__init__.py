@@ -1,0 +1,1 @@
+"""ONNX -> something that runs: bundles, builders and sessions for ONNX Runtime and TensorRT."""

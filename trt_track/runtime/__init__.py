@@ -1,0 +1,1 @@
+"""Video in, prompts, memory bank, tracking loop, results out."""

@@ -143,6 +143,16 @@ class Limits:
         """Capacity of the memory bank: per object all memories and the frame that is being written."""
         return self.objects * (self.memories + 1)
 
+    @property
+    def pointers(self) -> int:
+        """Capacity of the pointer bank: per object 15 past frames, the frame that is being written and 4 conditioning frames."""
+        return self.objects * 20
+
+    @property
+    def pointers_attended(self) -> int:
+        """Most object pointers of one object that a frame attends to (P): 15 past frames and 4 conditioning frames."""
+        return 19
+
 
 def graph_specs(model: ModelSpec, precision: str) -> dict[str, GraphSpec]:
     """Return the contract of all graphs of one model at one precision.
@@ -207,7 +217,11 @@ def graph_specs(model: ModelSpec, precision: str) -> dict[str, GraphSpec]:
         GraphSpec(
             "mask_upscale",
             (logits, TensorSpec("video_height", (1,), "int64"), TensorSpec("video_width", (1,), "int64")),
-            (TensorSpec("filled_logits", ("B", 1, q, q), "float32"), TensorSpec("mask", ("B", "H", "W"), "uint8")),
+            (
+                TensorSpec("filled_logits", ("B", 1, q, q), "float32"),
+                TensorSpec("prompt_logits", ("B", 1, q, q), "float32"),
+                TensorSpec("mask", ("B", "H", "W"), "uint8"),
+            ),
         ),
     )
     return {spec.name: spec for spec in specs}

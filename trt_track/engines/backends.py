@@ -1,0 +1,183 @@
+"""Which backend can be used on this machine, which one is chosen, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Final
+
+from trt_track.engines.bundle import Bundle
+from trt_track.engines.device_memory import Gpu
+from trt_track.engines.engine_record import find_engines, sm_name
+from trt_track.engines.session import Session
+from trt_track.engines.tensorrt_door import MODULES, import_tensorrt
+from trt_track.errors import BackendError, BundleError, EngineMismatchError
+
+AUTO: Final = "auto"
+CPU: Final = "onnxruntime-cpu"
+BACKENDS: Final = (*MODULES, CPU)
+"""All backends, the one to prefer first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was found on a machine: versions, and reasons where something is missing."""
+
+    versions: Mapping[str, str]
+    """Version of the library behind each backend that can be imported."""
+    faults: Mapping[str, str]
+    """Why the library behind a backend cannot be used."""
+    gpu: Gpu | None
+    gpu_fault: str
+    """Why there is no GPU; empty when there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """Whether a backend can be used on this machine, whatever the bundle."""
+
+    name: str
+    usable: bool
+    reason: str
+    """Why not, or what it runs on."""
+    version: str | None
+    """Version of its library; None when that is missing."""
+
+
+def inspect_machine() -> Machine:
+    """Look which libraries can be imported and whether a GPU is there."""
+    versions, faults = {}, {}
+    for flavour in MODULES:
+        try:
+            versions[flavour] = str(import_tensorrt(flavour).__version__)
+        except BackendError as error:
+            faults[flavour] = str(error)
+    try:
+        versions[CPU] = _onnxruntime_version()
+    except BackendError as error:
+        faults[CPU] = str(error)
+    try:
+        return Machine(versions, faults, _find_gpu(), "")
+    except BackendError as error:
+        return Machine(versions, faults, None, str(error))
+
+
+def available_backends(machine: Machine | None = None) -> list[BackendStatus]:
+    """Return every backend with whether it can be used and why, the one to prefer first.
+
+    Args:
+        machine: what `inspect_machine` found; it looks again when None.
+    """
+    found = machine or inspect_machine()
+    return [_status(name, found) for name in BACKENDS]
+
+
+def choose_backend(name: str, bundle: Bundle, machine: Machine | None = None) -> tuple[str, str]:
+    """Choose what runs a bundle.
+
+    Args:
+        name: one of `BACKENDS`, or "auto" for the best that can really be used.
+        bundle: the opened bundle; a TensorRT backend needs its engines for this GPU in it.
+        machine: what `inspect_machine` found; it looks again when None.
+
+    Returns:
+        The backend and, in one line, why it was chosen.
+
+    Raises:
+        BackendError: the named backend is unknown or cannot be used, or none can.
+    """
+    found = machine or inspect_machine()
+    if name != AUTO:
+        return name, _explain_named(name, bundle, found)
+    passed_over: list[str] = []
+    for candidate in BACKENDS:
+        fault = _fault(candidate, bundle, found)
+        if fault is None:
+            why = "; ".join(passed_over) or "the fastest that this machine has"
+            return candidate, f"{candidate} {found.versions[candidate]} on {_place(candidate, found)} ({why})"
+        passed_over.append(f"{candidate} was passed over: {fault}")
+    raise BackendError(f"no backend can be used: {'; '.join(passed_over)}")
+
+
+def open_session(bundle: Bundle, backend: str = AUTO, threads: int | None = None) -> Session:
+    """Open a session on the chosen backend.
+
+    Args:
+        bundle: the opened bundle.
+        backend: one of `BACKENDS`, or "auto".
+        threads: cores for ONNX Runtime, all by default.
+
+    Raises:
+        BackendError: the backend cannot be used.
+        BundleError: an ONNX file is missing or was changed.
+        EngineError: an engine could not be loaded.
+    """
+    name, _ = choose_backend(backend, bundle)
+    if name == CPU:
+        from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
+
+        graphs = {graph: (spec, bundle.onnx_path(graph)) for graph, spec in bundle.specs.items()}
+        return OnnxRuntimeSession(graphs, threads=threads)
+    from trt_track.engines.tensorrt_session import TensorRTSession
+
+    return TensorRTSession(bundle, flavour=name)
+
+
+def _status(name: str, machine: Machine) -> BackendStatus:
+    version = machine.versions.get(name)
+    fault = _machine_fault(name, machine)
+    return BackendStatus(name, fault is None, fault or f"runs on {_place(name, machine)}", version)
+
+
+def _explain_named(name: str, bundle: Bundle, machine: Machine) -> str:
+    if name not in BACKENDS:
+        raise BackendError(f"backend {name!r} is unknown: choose one of {', '.join((AUTO, *BACKENDS))}")
+    fault = _fault(name, bundle, machine)
+    if fault is not None:
+        raise BackendError(f"backend {name} cannot be used: {fault}")
+    return f"{name} {machine.versions[name]} on {_place(name, machine)} (as asked for)"
+
+
+def _fault(name: str, bundle: Bundle, machine: Machine) -> str | None:
+    """Say why a backend cannot run this bundle here; None when it can."""
+    fault = _machine_fault(name, machine)
+    if fault is not None or name == CPU or machine.gpu is None:
+        return fault
+    try:
+        find_engines(bundle, flavour=name, version=machine.versions[name], sm=machine.gpu.sm)
+    except (EngineMismatchError, BundleError) as error:
+        return str(error)
+    return None
+
+
+def _machine_fault(name: str, machine: Machine) -> str | None:
+    if name in machine.faults:
+        return machine.faults[name]
+    return machine.gpu_fault or None if name != CPU else None
+
+
+def _place(name: str, machine: Machine) -> str:
+    if name == CPU or machine.gpu is None:
+        return "the CPU"
+    return f"{machine.gpu.name}, {sm_name(machine.gpu.sm)}"
+
+
+def _find_gpu() -> Gpu:
+    from trt_track.engines.cuda_door import find_gpu
+
+    return find_gpu()
+
+
+def _onnxruntime_version() -> str:
+    """Import ONNX Runtime through its door and return its version."""
+    try:
+        from trt_track.engines import onnxruntime_session  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise BackendError(f"ONNX Runtime cannot be imported: {error}") from error
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"

@@ -1,0 +1,131 @@
+"""ONNX Runtime on the CPU: the session that runs anywhere, and the door to ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+
+from trt_track.errors import EngineRunError, TensorMismatchError
+from trt_track.specs import GraphSpec
+
+MAX_CPU_BATCH = 4
+"""Objects in one call. A larger batch saves nothing more on a CPU, while its attention scores grow with it (118 MB each at 1024 px)."""
+
+_ELEMENT = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
+
+
+def default_threads() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OnnxRuntimeSession:
+    """Fills the `Session` protocol with numpy arrays that ONNX Runtime reads and writes in place."""
+
+    backend = "onnxruntime-cpu"
+    max_batch = MAX_CPU_BATCH
+
+    def __init__(self, graphs: Mapping[str, tuple[GraphSpec, Path]], *, threads: int | None = None) -> None:
+        """Load every graph.
+
+        Args:
+            graphs: contract and ONNX file of each graph, by name.
+            threads: cores to use, all that the process may use by default.
+
+        Raises:
+            EngineRunError: ONNX Runtime refused a graph.
+        """
+        self.threads = threads or default_threads()
+        self.specs = {name: spec for name, (spec, _) in graphs.items()}
+        self._engines = {name: _Graph(spec, path, self._options()) for name, (spec, path) in graphs.items()}
+
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that wait by spinning would take the core from the decoder and the writers.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+    def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
+        """Allocate an array of zeros."""
+        return np.zeros(tuple(shape), dtype)
+
+    def upload(self, target: np.ndarray, source: np.ndarray) -> None:
+        """Copy `source` into `target`."""
+        np.copyto(target, source, casting="no")
+
+    def download(self, source: np.ndarray) -> np.ndarray:
+        """Return `source` itself: it holds until the next `run` that writes there."""
+        return source
+
+    def copy(self, target: np.ndarray, source: np.ndarray) -> None:
+        """Copy between two arrays."""
+        np.copyto(target, source, casting="no")
+
+    def run(self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Run one graph; see `Session.run`.
+
+        Raises:
+            TensorMismatchError: a name, shape or dtype is not the contract's.
+            EngineRunError: ONNX Runtime failed.
+        """
+        self._engines[graph].run(inputs, outputs)
+
+    def close(self) -> None:
+        """Free the graphs and their work space."""
+        self._engines.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Graph:
+    """One loaded graph."""
+
+    def __init__(self, spec: GraphSpec, path: Path, options: ort.SessionOptions) -> None:
+        self.spec = spec
+        try:
+            self.engine = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a type of its own for every status
+            raise EngineRunError(f"ONNX Runtime cannot load graph {spec.name!r}: {_first_line(error)}") from error
+        self.known = {tensor.name for tensor in self.engine.get_inputs()}
+        self.binding = self.engine.io_binding()
+
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Bind every array by name and address, and run."""
+        sizes: dict[str, int] = {}
+        binding = self.binding
+        for tensor in self.spec.inputs:
+            array = self._checked(tensor.name, inputs, sizes)
+            if tensor.name in self.known:
+                binding.bind_input(tensor.name, "cpu", 0, _ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
+        for tensor in self.spec.outputs:
+            array = self._checked(tensor.name, outputs, sizes)
+            binding.bind_output(tensor.name, "cpu", 0, _ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
+        try:
+            self.engine.run_with_iobinding(binding)
+        except Exception as error:  # see __init__
+            raise EngineRunError(f"graph {self.spec.name!r} failed in ONNX Runtime: {_first_line(error)}") from error
+
+    def _checked(self, name: str, arrays: Mapping[str, Any], sizes: dict[str, int]) -> np.ndarray:
+        array: np.ndarray | None = arrays.get(name)
+        if array is None:
+            raise TensorMismatchError(f"graph {self.spec.name!r} needs tensor {name!r}; got {', '.join(arrays)}")
+        if not array.flags.c_contiguous:
+            raise TensorMismatchError(f"tensor {name!r} of graph {self.spec.name!r} must be contiguous")
+        self.spec.tensor(name).check(array.shape, array.dtype.name, sizes)
+        return array
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

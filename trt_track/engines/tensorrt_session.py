@@ -1,0 +1,169 @@
+"""TensorRT as a `Session`: engines of either flavour, one stream, arrays in GPU memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+
+from trt_track.engines.bound_engine import Arrays, BoundEngine
+from trt_track.engines.bundle import Bundle
+from trt_track.engines.device_memory import Block, Device, DeviceArray, UploadRing
+from trt_track.engines.engine_record import EngineFolder, find_engines
+from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
+from trt_track.errors import TensorMismatchError
+from trt_track.specs import DTYPE_BYTES, GraphSpec
+
+
+class TensorRTSession:
+    """Fills the `Session` protocol with TensorRT engines."""
+
+    def __init__(
+        self, bundle: Bundle, *, flavour: str = "tensorrt-rtx", device: Device | None = None, tensorrt: TensorRT | None = None
+    ) -> None:
+        """Load the engines that a bundle has for this GPU, and allocate the memory that they work in.
+
+        Args:
+            bundle: the opened bundle.
+            flavour: "tensorrt-rtx" or "tensorrt".
+            device: the GPU, the first one when None.
+            tensorrt: TensorRT's runtime, the installed one when None.
+
+        Raises:
+            BackendError: TensorRT, the driver or the GPU is missing.
+            EngineMismatchError: no engine was built for this GPU and TensorRT, or one was changed.
+            EngineRunError: TensorRT refused an engine, or GPU memory is short.
+        """
+        self._device = device or _first_gpu()
+        self._closed = False
+        self._blocks: list[Block] = []
+        self._host_values: dict[int, int] = {}
+        self._downloads: dict[int, np.ndarray] = {}
+        self._graphs: dict[str, BoundEngine] = {}
+        try:
+            self._tensorrt: TensorRT = tensorrt or TensorRTRuntime(flavour)
+            engines = find_engines(bundle, flavour=flavour, version=self._tensorrt.version, sm=self._device.gpu.sm)
+            self.backend = flavour
+            self.specs: Mapping[str, GraphSpec] = bundle.specs
+            self.max_batch = min(record.limits.objects for record in engines.records.values())
+            self._ring = UploadRing(self._device)
+            for name in bundle.specs:
+                self._graphs[name] = self._load(bundle, engines, name)
+            self.activation_bytes = self._share_activation_memory()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, bundle: Bundle, engines: EngineFolder, name: str) -> BoundEngine:
+        engine = self._tensorrt.load_engine(engines.read_plan(bundle, name), name)
+        return BoundEngine(bundle.record(name).spec, engine, self._tensorrt)
+
+    def _share_activation_memory(self) -> int:
+        """Give all contexts one block: they run one after the other on one stream, so none needs it while another does."""
+        nbytes = max(graph.activation_bytes for graph in self._graphs.values())
+        if nbytes:
+            block = self._device.allocate(nbytes)
+            self._blocks.append(block)
+            for graph in self._graphs.values():
+                graph.lend(block.pointer, nbytes)
+        return nbytes
+
+    def empty(self, shape: Sequence[int], dtype: str) -> DeviceArray:
+        """Allocate an array of zeros in GPU memory.
+
+        Raises:
+            EngineRunError: there is not enough.
+        """
+        if dtype not in DTYPE_BYTES:
+            raise TensorMismatchError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPE_BYTES)}")
+        nbytes = DeviceArray(0, shape, dtype).nbytes
+        block = self._device.allocate(nbytes)
+        self._blocks.append(block)
+        if nbytes:
+            self._device.zero(block.pointer, nbytes)
+        if tuple(shape) == (1,):
+            self._host_values[block.pointer] = 0
+        return DeviceArray(block.pointer, shape, dtype)
+
+    def upload(self, target: DeviceArray, source: np.ndarray) -> None:
+        """Copy a host array into `target`, in order with `run`; `source` may be reused at once.
+
+        Raises:
+            TensorMismatchError: shape or dtype differ.
+        """
+        if target.shape != source.shape or target.dtype != source.dtype.name:
+            raise TensorMismatchError(f"{target} cannot take {source.dtype}{list(source.shape)}")
+        if source.size:
+            self._ring.upload(target.pointer, np.ascontiguousarray(source))
+        if target.shape == (1,) and source.dtype.kind == "i":
+            self._host_values[target.pointer] = int(source[0])
+
+    def download(self, source: DeviceArray) -> np.ndarray:
+        """Wait for everything asked for so far and return the content of `source`.
+
+        The array is pinned memory of the session: it holds until the next download from the same place.
+        """
+        pinned = self._downloads.get(source.pointer)
+        if pinned is None or pinned.size < source.nbytes:
+            pinned = self._downloads[source.pointer] = self._device.pinned(source.nbytes)
+        if source.nbytes:
+            self._device.copy(pinned.ctypes.data, source.pointer, source.nbytes)
+        self._device.synchronize()
+        return pinned[: source.nbytes].view(source.dtype).reshape(source.shape)
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        """Copy between two arrays, in order with `run`.
+
+        Raises:
+            TensorMismatchError: shape or dtype differ.
+        """
+        if target.shape != source.shape or target.dtype != source.dtype:
+            raise TensorMismatchError(f"{target} cannot take {source}")
+        if source.nbytes:
+            self._device.copy(target.pointer, source.pointer, source.nbytes)
+        if target.shape == (1,):
+            self._host_values.pop(target.pointer, None)
+            if source.pointer in self._host_values:
+                self._host_values[target.pointer] = self._host_values[source.pointer]
+
+    def run(self, graph: str, inputs: Arrays, outputs: Arrays) -> None:
+        """Ask the GPU to run one graph; see `Session.run`.
+
+        Raises:
+            TensorMismatchError: a name, shape or dtype is not the contract's, or larger than the engine was built for.
+            EngineRunError: TensorRT refused.
+        """
+        try:
+            loaded = self._graphs[graph]
+        except KeyError:
+            raise TensorMismatchError(f"the session has no graph {graph!r}; it has {', '.join(self._graphs)}") from None
+        loaded.bind(inputs, outputs, self._host_values)
+        loaded.enqueue(self._device.stream)
+
+    def close(self) -> None:
+        """Wait for the GPU and free everything that the session allocated. Downloaded arrays stay valid."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._device.synchronize()
+        finally:
+            self._graphs.clear()
+            for block in self._blocks:
+                block.close()
+            self._blocks.clear()
+            self._downloads.clear()
+            self._device.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _first_gpu() -> Device:
+    from trt_track.engines.cuda_door import CudaDevice
+
+    return CudaDevice()

@@ -1,0 +1,189 @@
+"""Upstream's own video predictor, driven frame by frame with the same prompts: what trt-track must equal.
+
+Upstream wants all frames up front and keeps every output. Between two prompted frames `propagate_in_video` is called for just the frames
+between, so that an object that appears on frame 5 is not tracked before it, and a correction meets a frame that was tracked already.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from typing import Any, Protocol
+from unittest import mock
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
+
+_MODULE = "sam2.sam2_video_predictor"
+
+
+class PromptLike(Protocol):
+    """What the reference reads of a prompt; see `trt_track.runtime.prompts.Prompt`."""
+
+    frame: int
+    object_id: int
+    points_xy_px: np.ndarray
+    labels: np.ndarray
+    box_xyxy_px: np.ndarray | None
+    mask: np.ndarray | None
+    remove: bool
+
+
+Logits = dict[int, dict[int, np.ndarray]]
+"""Frame number -> object id -> low-resolution mask logits (1, S/4, S/4) float32, small holes filled."""
+
+
+def components(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Label the 8-connected components of masks (N, 1, H, W) bool and give each pixel its component's area.
+
+    It stands in for the CUDA extension of upstream, which is not needed to install sam2 and without which holes stay open.
+    """
+    labels, areas = torch.zeros_like(mask, dtype=torch.int32), torch.zeros_like(mask, dtype=torch.int32)
+    for i, image in enumerate(mask[:, 0].cpu().numpy()):
+        found, _ = ndimage.label(image, structure=np.ones((3, 3)))
+        labels[i, 0] = torch.from_numpy(found.astype(np.int32))
+        areas[i, 0] = torch.from_numpy(np.where(found > 0, np.bincount(found.ravel())[found], 0).astype(np.int32))
+    return labels, areas
+
+
+def track_upstream(
+    predictor: nn.Module,
+    frames: Sequence[np.ndarray],
+    prompts: Sequence[PromptLike],
+    *,
+    video_wh: tuple[int, int],
+    reverse: bool = False,
+    on_frame: Callable[[int], None] | None = None,
+) -> Logits:
+    """Track with upstream's predictor and return the logits of every object on every frame.
+
+    Args:
+        predictor: upstream's `SAM2VideoPredictor`.
+        frames: (S, S, 3) uint8 RGB each, the whole clip.
+        prompts: in any order, one per object and frame.
+        video_wh: size that the prompts are given in.
+        reverse: from the last prompted frame towards the start of the clip.
+        on_frame: called with the number of each frame as it is done.
+    """
+    with _quiet(), _holes_filled():
+        return _Driver(predictor, frames, video_wh, reverse=reverse, on_frame=on_frame).run(prompts)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep upstream's progress bars and its warning about the missing extension away."""
+    with warnings.catch_warnings(), redirect_stderr(StringIO()), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _holes_filled() -> Iterator[None]:
+    with mock.patch("sam2.utils.misc.get_connected_components", components):
+        yield
+
+
+class _Driver:
+    def __init__(
+        self,
+        predictor: nn.Module,
+        frames: Sequence[np.ndarray],
+        video_wh: tuple[int, int],
+        *,
+        reverse: bool,
+        on_frame: Callable[[int], None] | None,
+    ) -> None:
+        self.predictor: Any = predictor
+        self.reverse, self.count, self.on_frame = reverse, len(frames), on_frame
+        with mock.patch(f"{_MODULE}.load_video_frames", return_value=(_normalised(frames), video_wh[1], video_wh[0])):
+            self.state: dict[str, Any] = self.predictor.init_state("")
+        self.logits: Logits = {}
+
+    def run(self, prompts: Sequence[PromptLike]) -> Logits:
+        """Walk from prompted frame to prompted frame."""
+        step = -1 if self.reverse else 1
+        stops = sorted({prompt.frame for prompt in prompts}, reverse=self.reverse)
+        position = stops[0]
+        for frame in stops:
+            due = [prompt for prompt in prompts if prompt.frame == frame]
+            for prompt in (prompt for prompt in due if prompt.remove):
+                self._propagate(position, frame - step)
+                position = frame
+                self.predictor.remove_object(self.state, prompt.object_id, need_output=False)
+            self._propagate(position, frame)
+            for prompt in (prompt for prompt in due if not prompt.remove):
+                self._prompt(prompt)
+            position = frame + step
+        self._propagate(position, 0 if self.reverse else self.count - 1)
+        return self.logits
+
+    def _propagate(self, first: int, last: int) -> None:
+        """Track all objects from `first` to `last`, both included."""
+        frames = (first - last if self.reverse else last - first) + 1
+        if frames <= 0 or not self.state["obj_ids"]:
+            return
+        # Upstream tracks one frame more than it is asked for, and nothing at all backwards from frame 0.
+        if self.reverse and first == 0:
+            self.predictor.propagate_in_video_preflight(self.state)
+            self._track_frame_0()
+            return
+        passed = self.predictor.propagate_in_video(
+            self.state, start_frame_idx=first, max_frame_num_to_track=frames - 1, reverse=self.reverse
+        )
+        for frame, *_ in passed:
+            self._collect(frame)
+
+    def _track_frame_0(self) -> None:
+        """Do for frame 0 in reverse what `propagate_in_video` does for every other frame."""
+        for index in range(len(self.state["obj_ids"])):
+            outputs = self.state["output_dict_per_obj"][index]
+            found, _ = self.predictor._run_single_frame_inference(  # noqa: SLF001
+                self.state, outputs, 0, 1, False, None, None, True, True
+            )
+            outputs["non_cond_frame_outputs"][0] = found
+        self._collect(0)
+
+    def _collect(self, frame: int) -> None:
+        for index, object_id in enumerate(self.state["obj_ids"]):
+            outputs = self.state["output_dict_per_obj"][index]
+            found = outputs["cond_frame_outputs"].get(frame) or outputs["non_cond_frame_outputs"][frame]
+            self._keep(frame, object_id, found)
+        if self.on_frame:
+            self.on_frame(frame)
+
+    def _prompt(self, prompt: PromptLike) -> None:
+        if prompt.mask is not None:
+            self.predictor.add_new_mask(self.state, prompt.frame, prompt.object_id, prompt.mask)
+        else:
+            self.predictor.add_new_points_or_box(
+                self.state,
+                prompt.frame,
+                prompt.object_id,
+                points=prompt.points_xy_px if len(prompt.labels) else None,
+                labels=prompt.labels if len(prompt.labels) else None,
+                box=prompt.box_xyxy_px,
+            )
+        index = self.state["obj_id_to_idx"][prompt.object_id]
+        outputs = self.state["temp_output_dict_per_obj"][index]
+        found = outputs["cond_frame_outputs"].get(prompt.frame) or outputs["non_cond_frame_outputs"][prompt.frame]
+        self._keep(prompt.frame, prompt.object_id, found)
+        if self.on_frame:
+            self.on_frame(prompt.frame)
+
+    def _keep(self, frame: int, object_id: int, found: dict[str, Tensor]) -> None:
+        self.logits.setdefault(frame, {})[object_id] = found["pred_masks"][0].float().cpu().numpy().copy()
+
+
+def _normalised(frames: Sequence[np.ndarray]) -> Tensor:
+    """Return frames as upstream's loaders do: (T, 3, S, S) float32, (pixel / 255 - mean) / std."""
+    images = torch.stack([torch.from_numpy(np.ascontiguousarray(frame)) for frame in frames]).permute(0, 3, 1, 2).float() / 255.0
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN_RGB, STD_RGB))
+    images -= mean
+    images /= std
+    return images

@@ -1,0 +1,121 @@
+"""PyTorch module -> ONNX file that fits its `GraphSpec`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from trt_track.errors import ExportError
+from trt_track.specs import GraphSpec, TensorSpec
+
+_LOG = logging.getLogger(__name__)
+
+FUSED_OPSET = 23
+"""The first opset with an `Attention` operator: TensorRT maps it to a fused kernel or refuses to build."""
+PLAIN_OPSET = 20
+"""An opset without it: attention comes out as products and a softmax, which every backend runs in float32."""
+
+TRACE_SIZES: Mapping[str, int] = {"F": 2, "B": 3, "N": 4, "P": 5, "K": 6, "pages": 24, "pointers": 31, "H": 135, "W": 241}
+"""Numbers for the named sizes while tracing: all different and none 1, so that no size is taken for another or for a constant."""
+
+
+def sample_inputs(spec: GraphSpec, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+    """Return random inputs that are valid for a graph: indices within their bank, ages, labels and sizes that occur.
+
+    Args:
+        spec: the graph's contract.
+        sizes: a number for every named size.
+        seed: of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {tensor.name: _sample(tensor, sizes, generator) for tensor in spec.inputs}
+
+
+def _sample(tensor: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator) -> Tensor:
+    shape, dtype = tensor.concrete(sizes), getattr(torch, tensor.dtype)
+    ranges = {
+        "frames": (0, 256),
+        "mask": (0, 2),
+        "labels": (-1, 4),
+        "page": (0, sizes["pages"]),
+        "pointer": (0, sizes["pointers"]),
+        "age": (0, 7),
+        "pointer_age": (-3, 16),
+        "pointer_span": (15, 16),
+        "video_height": (sizes["H"], sizes["H"] + 1),
+        "video_width": (sizes["W"], sizes["W"] + 1),
+    }
+    if tensor.name in ranges:
+        low, high = ranges[tensor.name]
+        return torch.randint(low, high, shape, generator=generator).to(dtype)
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) > 0.5
+    scale = {"points": 200.0, "mask_logits": 8.0, "mask_prompt": 8.0, "object_score": 4.0}.get(tensor.name, 1.0)
+    return (torch.randn(shape, generator=generator) * scale).to(dtype)
+
+
+def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool) -> None:
+    """Write `module` as one ONNX file with the names, dtypes and named sizes of `spec`.
+
+    Args:
+        module: takes the graph's inputs in order and returns its outputs in order.
+        spec: the contract.
+        path: of the file to write; its folder must exist.
+        fused: whether attention becomes `Attention` operators.
+
+    Raises:
+        ExportError: the exporter failed, or the file does not fit the contract.
+    """
+    inputs = tuple(sample_inputs(spec, TRACE_SIZES, seed=0).values())
+    try:
+        program = _export(module.eval(), spec, inputs, FUSED_OPSET if fused else PLAIN_OPSET)
+        program.save(str(path), external_data=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ExportError(f"graph {spec.name!r} could not be exported: {reason[0]}") from error
+    _check_contract(path, spec)
+    _LOG.info("exported %s: %.1f MB", path.name, path.stat().st_size / 1e6)
+
+
+def _export(module: nn.Module, spec: GraphSpec, inputs: tuple[Tensor, ...], opset: int) -> torch.onnx.ONNXProgram:
+    sizes = {dim: torch.export.Dim.DYNAMIC for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
+    dynamic = tuple({i: sizes[dim] for i, dim in enumerate(t.shape) if isinstance(dim, str)} for t in spec.inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            inputs,
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=dynamic,
+            input_names=[tensor.name for tensor in spec.inputs],
+            output_names=[tensor.name for tensor in spec.outputs],
+            verbose=False,
+            optimize=True,
+        )
+    if program is None:
+        raise ExportError(f"graph {spec.name!r}: the exporter returned nothing")
+    return program
+
+
+def _check_contract(path: Path, spec: GraphSpec) -> None:
+    """Compare names, dtypes and fixed sizes of the written file with its contract."""
+    graph = onnx.load(path, load_external_data=False).graph
+    for side, values, tensors in (("input", graph.input, spec.inputs), ("output", graph.output, spec.outputs)):
+        names = [value.name for value in values]
+        if names != [tensor.name for tensor in tensors]:
+            raise ExportError(f"graph {spec.name!r}: {side}s are {names}, the contract says {[t.name for t in tensors]}")
+        for value, tensor in zip(values, tensors, strict=True):
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+            fixed = [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+            wrong = len(fixed) != len(tensor.shape) or any(
+                isinstance(want, int) and got not in {None, want} for want, got in zip(tensor.shape, fixed, strict=True)
+            )
+            if dtype != tensor.dtype or wrong:
+                raise ExportError(f"graph {spec.name!r}: {side} {tensor.name!r} is {dtype}{fixed}, the contract says {tensor}")

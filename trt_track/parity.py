@@ -1,0 +1,122 @@
+"""Measures of how far graphs and tracks are from upstream, with the tolerance of each output in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
+    "fp32": {"memory": 1e-2, "mask": 1e-3, "*": 2e-4},
+    "fp16": {"memory": 2e-2, "mask": 1e-2, "*": 2e-2},
+}
+"""Largest error of each output, as a fraction of the reference's range of values. A memory is rounded to bfloat16 (8 bits) in float32
+bundles, so an error in the last bit of float32 can show as one step of it; of a mask it is the share of pixels that differ."""
+
+TRACK_LOGITS: Final = 1e-3
+"""Largest error of a frame's low-resolution logits in float32, as a fraction of the reference's range of values on that frame."""
+TRACK_IOU: Final = 0.999
+"""Least IoU of a frame's mask with upstream's, in float32, at the video's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """The distance of one output from its reference."""
+
+    case: str
+    output: str
+    absolute: float
+    """Largest absolute error."""
+    relative: float
+    """The same as a fraction of the reference's range of values."""
+    tolerance: float
+    where: tuple[int, ...]
+    """Index of the largest error."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the relative error is within its tolerance."""
+        return self.relative <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class TrackDeviation:
+    """The distance of one object on one frame from upstream's track."""
+
+    case: str
+    frame: int
+    object_id: int
+    logits: float
+    """Largest error of the low-resolution logits as a fraction of upstream's range of values on this frame."""
+    iou: float
+    """IoU of the masks at the video's size; 1 when both are empty."""
+    pixels: int
+    """Size of upstream's mask at the video's size."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether both are within their bounds."""
+        return self.logits <= TRACK_LOGITS and self.iou >= TRACK_IOU
+
+
+def deviation(case: str, output: str, got: np.ndarray, want: np.ndarray, *, precision: str) -> Deviation:
+    """Compare one output with its reference of the same shape."""
+    table = TOLERANCES[precision]
+    error = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    where = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(np.where(np.isnan(error), np.inf, error))), error.shape))
+    spread = float(want.max()) - float(want.min()) if want.size > 1 else abs(float(want.max()))
+    relative = float(error.mean()) if output == "mask" else _fraction(float(error[where]), spread)
+    return Deviation(case, output, float(error[where]), relative, table.get(output, table["*"]), where)
+
+
+def _fraction(error: float, spread: float) -> float:
+    """Return error / spread; a constant reference is measured against 1."""
+    return error / spread if spread > 0 else error
+
+
+def compare_outputs(
+    case: str, outputs: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray], *, precision: str
+) -> list[Deviation]:
+    """Compare all outputs of one graph; `case` names it in the table."""
+    return [deviation(case, name, outputs[name], references[name], precision=precision) for name in references]
+
+
+def compare_tracks(
+    case: str,
+    tracked: Mapping[int, Mapping[int, np.ndarray]],
+    upstream: Mapping[int, Mapping[int, np.ndarray]],
+    upscale: Callable[[np.ndarray], np.ndarray],
+) -> list[TrackDeviation]:
+    """Compare tracks frame by frame and object by object.
+
+    Args:
+        case: names them in the table.
+        tracked: frame -> object id -> logits (1, S/4, S/4) of trt-track.
+        upstream: the same of upstream.
+        upscale: logits -> mask (H, W) bool at the video's size, the reference's own.
+    """
+    rows = []
+    for frame in sorted(upstream.keys() | tracked.keys()):
+        theirs, ours = upstream.get(frame, {}), tracked.get(frame, {})
+        for object_id in sorted(theirs.keys() | ours.keys()):
+            if object_id not in ours or object_id not in theirs:
+                rows.append(TrackDeviation(case, frame, object_id, float("inf"), 0.0, 0))
+                continue
+            want, got = theirs[object_id], ours[object_id]
+            logits = _fraction(float(np.abs(got - want).max()), float(want.max() - want.min()))
+            wanted = upscale(want)
+            rows.append(TrackDeviation(case, frame, object_id, logits, mask_iou(upscale(got), wanted), int(wanted.sum())))
+    return rows
+
+
+def mask_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the intersection over union of two boolean masks, 1.0 when both are empty."""
+    union = np.logical_or(first, second).sum()
+    return float(np.logical_and(first, second).sum() / union) if union else 1.0
+
+
+def as_json(rows: Sequence[Deviation | TrackDeviation]) -> list[dict[str, Any]]:
+    """Return the rows as JSON values, the verdict included."""
+    return [{**asdict(row), "passed": row.passed} for row in rows]

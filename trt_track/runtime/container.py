@@ -1,0 +1,65 @@
+"""The door to video files: which containers are opened, and which of their packets are pictures."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from trt_track.errors import VideoError
+
+# A playlist named clip.mp4 would make libavformat open the files and hosts that it lists: only real containers pass.
+_FORMATS: Final = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,mpeg1video,mpeg2video,m4v,flv,live_flv,asf,ogg,gif,apng,webp,"
+    "h261,h263,h264,hevc,vvc,av1,obu,ivf,mjpeg,mxf,nut,dv,gxf,wtv,rm,nsv,yuv4mpegpipe,dirac,vc1,amv,swf"
+)
+_OPTIONS: Final = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a local video file, and never any other file or address.
+
+    Raises:
+        VideoError: it is no video that can be read.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise VideoError(f"{path}: the file is empty")
+        return av.open(str(path.resolve()), "r", options=dict(_OPTIONS))
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: {_refusal(error)}") from error
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror}") from error
+
+
+def _refusal(error: av.FFmpegError) -> str:
+    if error.errno == errno.EINVAL:
+        return "not a video container: playlists, images and other formats are not opened (for images give their folder)"
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return "not a video that can be read: damaged, incomplete or of another kind"
+
+
+def video_stream(container: InputContainer) -> VideoStream:
+    """Return the first stream that is a video: a cover picture is none.
+
+    Raises:
+        VideoError: there is none, or its codec is unknown.
+    """
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        raise VideoError(f"{container.name}: the file holds no video stream")
+    if streams[0].codec_context is None:
+        raise VideoError(f"{container.name}: the video's codec is not supported by this build of FFmpeg")
+    return streams[0]
+
+
+def pictures_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    """Yield the packets that carry data: an empty one would end the decoder, where AVI means "repeat the last frame"."""
+    return (packet for packet in container.demux(stream) if packet.size)

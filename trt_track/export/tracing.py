@@ -43,21 +43,34 @@ def _sample(tensor: TensorSpec, sizes: Mapping[str, int], generator: torch.Gener
         "frames": (0, 256),
         "mask": (0, 2),
         "labels": (-1, 4),
-        "page": (0, sizes["pages"]),
-        "pointer": (0, sizes["pointers"]),
-        "age": (0, 7),
-        "pointer_age": (-3, 16),
+        "page": (0, sizes.get("pages", 0)),
+        "pointer": (0, sizes.get("pointers", 0)),
         "pointer_span": (15, 16),
-        "video_height": (sizes["H"], sizes["H"] + 1),
-        "video_width": (sizes["W"], sizes["W"] + 1),
+        "video_height": (sizes.get("H", 0), sizes.get("H", 0) + 1),
+        "video_width": (sizes.get("W", 0), sizes.get("W", 0) + 1),
     }
     if tensor.name in ranges:
         low, high = ranges[tensor.name]
         return torch.randint(low, high, shape, generator=generator).to(dtype)
+    if tensor.name in {"age", "pointer_age"}:
+        return _ages(tensor.name, shape).to(dtype)
     if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) > 0.5
+        return torch.arange(shape[0]) % 2 == _coin(generator)
     scale = {"points": 200.0, "mask_logits": 8.0, "mask_prompt": 8.0, "object_score": 4.0}.get(tensor.name, 1.0)
     return (torch.randn(shape, generator=generator) * scale).to(dtype)
+
+
+def _coin(generator: torch.Generator) -> int:
+    """Return 0 or 1, so that flags differ from row to row and from input to input."""
+    return int(torch.randint(0, 2, (), generator=generator))
+
+
+def _ages(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return the ages of one conditioning frame and of the frames just before this one, for every object."""
+    objects, count = shape
+    recent = list(range(7 - count + 1, 7)) if name == "age" else list(range(1, count))
+    first = 0 if name == "age" else 17
+    return torch.tensor([[first, *recent]] * objects)
 
 
 def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool) -> None:

@@ -10,9 +10,8 @@ from trt_track.errors import ModelError
 
 _HOST: Final = "https://dl.fbaipublicfiles.com/segment_anything_2"
 
-# SHA-256 of all eight files: computational-cell-analytics/micro-sam, micro_sam/v2/util.py at 4f6cca8; the hashes of SAM 2.0 tiny, small
-# and base-plus stand in the same form in mazurowski-lab/SlicerSegmentWithSAM. The bytes are the Content-Length of the files; they only feed
-# progress bars and the check of free disk space, nothing is trusted because of its size.
+# SHA-256 of all eight files: computational-cell-analytics/micro-sam, micro_sam/v2/util.py at 4f6cca85a2e9ca9e25ec4df0eab4e239f9a48fcc.
+# The bytes are the files' Content-Length; they are for people and checks of consistency, nothing is trusted because of its size.
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,4 +74,4 @@ def _triangle_weights(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.ND
     weights = np.maximum(np.float32(1) - np.abs(distance.astype(np.float32)), np.float32(0))
     weights[taps >= stop[:, None]] = 0
     total = np.add.accumulate(weights, axis=1, dtype=np.float32)[:, -1:]  # added up one after the other
-    return first, weights / total, stop - first
+    return first, (weights / total).astype(np.float32), stop - first

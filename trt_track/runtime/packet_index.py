@@ -73,6 +73,7 @@ class _Scan:
 
     def __init__(self) -> None:
         self.packets = 0
+        self.last_dts = self.step = 0
         self.pictures = 0
         self.skipped: int | None = None
         self.earliest_pts: int | None = None
@@ -83,6 +84,8 @@ class _Scan:
 
     def add(self, packet: av.Packet[VideoStream]) -> None:
         self.packets += packet.size > 0 or packet.pts is not None
+        if packet.size and packet.dts is not None:
+            self.step, self.last_dts = packet.dts - self.last_dts, packet.dts
         if packet.size == 0:
             return
         self.cut_off = "its data are incomplete" if packet.is_corrupt else None
@@ -105,9 +108,9 @@ class _Scan:
         timed = not self.untimed and not reordered and len(np.unique(pts)) == len(pts)
         if timed and self.earliest_pts is not None:
             pts = pts[pts >= self.earliest_pts]
-        announced, cut_off = self._announced(container, stream)
+        missing, cut_off = self._missing(container, stream)
         return PacketIndex(
-            frame_count=len(pts) + max(0, announced - self.packets),
+            frame_count=len(pts) + missing,
             skipped=self.skipped or 0,
             cut_off=cut_off,
             earliest_pts=self.earliest_pts if timed else None,
@@ -115,16 +118,18 @@ class _Scan:
             keyframes=_keyframes(pts, self.keys) if timed else (),
         )
 
-    def _announced(self, container: InputContainer, stream: VideoStream) -> tuple[int, str | None]:
-        """Return how many packets the container counts, and how it was cut off."""
-        announced = 0
-        if container.format.name == "avi":
-            announced = stream.frames
-        elif self.cut_off or "mp4" in container.format.name:
-            announced = len(stream.index_entries)
-        if announced > self.packets or self.cut_off:
-            return announced, self.cut_off or f"the file ends after {self.packets} of {announced} packets"
-        return announced, _missing_end(container, stream, max(self.pts, default=0))
+    def _missing(self, container: InputContainer, stream: VideoStream) -> tuple[int, str | None]:
+        """Return how many frames the container announces beyond those found, and how it was cut off."""
+        announced = held = 0
+        if container.format.name == "avi":  # counts repeated frames too: they take time, but have no packet
+            step = max(self.step, 1)
+            announced, held = stream.frames // step, self.last_dts // step + 1
+        elif "mp4" in container.format.name:
+            announced, held = len(stream.index_entries), self.packets
+        missing = max(0, announced - held)
+        if missing or self.cut_off:
+            return missing, self.cut_off or f"the file holds {held} of {announced} frames"
+        return 0, _missing_end(container, stream, max(self.pts, default=0))
 
 
 def _missing_end(container: InputContainer, stream: VideoStream, last_pts: int) -> str | None:

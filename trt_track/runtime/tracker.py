@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypedDict
 
 import numpy as np
 
@@ -16,8 +16,33 @@ from trt_track.runtime.bank import MemoryBank
 from trt_track.runtime.prompts import Prompt, check_prompts, mask_to_model, merge_prompts, model_clicks
 from trt_track.runtime.results import FrameResult
 from trt_track.runtime.steps import Clicks, Outcome, Steps
-from trt_track.runtime.video import Frame, VideoSource, open_video
+from trt_track.runtime.frames import Frame, VideoInfo
+from trt_track.runtime.video import open_video
 from trt_track.specs import Limits, ModelSpec
+
+
+class _FrameFacts(TypedDict):
+    width: int
+    height: int
+    frame_count: int
+
+
+class Source(Protocol):
+    """A clip that can be read: `VideoSource`, or frames that a caller holds."""
+
+    @property
+    def info(self) -> VideoInfo:
+        """What the clip is."""
+
+    @property
+    def damage(self) -> str | None:
+        """Why the last reading ended early, or None."""
+
+    def frames(self, *, size: int, reverse: bool = ..., start: int | None = ..., stop: int | None = ..., keep_video: bool = ...) -> Iterator[Frame]:
+        """Yield frames in order; see `VideoSource.frames`."""
+
+    def close(self) -> None:
+        """Close the clip."""
 
 
 class Tracker:
@@ -78,7 +103,7 @@ class Tracker:
 class Video:
     """A clip and its prompts. `propagate` may be called again after more prompts, and starts afresh each time."""
 
-    def __init__(self, tracker: Tracker, source: VideoSource) -> None:
+    def __init__(self, tracker: Tracker, source: Source) -> None:
         """Use a source that is open already; `Tracker.video` opens one."""
         self.tracker, self.source = tracker, source
         self.info = source.info
@@ -142,12 +167,12 @@ class Video:
             PromptError: one makes no sense for this video; none was added.
         """
         together = [*self._prompts, *prompts]
-        check_prompts(merge_prompts(together), **self._frame_facts())
+        check_prompts(together, **self._frame_facts(), reverse=self._running.reverse if self._running else None)
         if self._running is not None:
             self._running.accept(prompts)
         self._prompts = together
 
-    def _frame_facts(self) -> dict[str, int]:
+    def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
 
     def propagate(self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False) -> Iterator[FrameResult]:

@@ -34,7 +34,7 @@ class VideoFile:
         self._path = path
         with open_container(path) as container:
             self._index = scan_packets(container)
-        first, rate = self._first_picture()
+        first, rate, self._time_base = self._first_picture()
         if self._index.find(first.pts) != 0:
             self._index = replace(self._index, pts=None, keyframes=())
         self._shape = PictureShape.of(first)
@@ -55,7 +55,7 @@ class VideoFile:
         self.damage = None
         return self._read_forward(request) if request.indexes.step > 0 else self._read_reverse(request)
 
-    def _first_picture(self) -> tuple[VideoFrame, Fraction]:
+    def _first_picture(self) -> tuple[VideoFrame, Fraction, Fraction | None]:
         with open_container(self._path) as container:
             stream = video_stream(container)
             try:
@@ -64,7 +64,7 @@ class VideoFile:
                 raise VideoError(f"{self._path}: no frame of the video can be decoded ({damage.reason})") from damage
             if first is None or not self._index.frame_count:
                 raise VideoError(f"{self._path}: the video holds no frames")
-            return first, stream.average_rate or stream.guessed_rate or Fraction(30)
+            return first, stream.average_rate or stream.guessed_rate or Fraction(30), stream.time_base
 
     def _read_forward(self, request: FrameRequest) -> Iterator[Frame]:
         if not request.indexes:
@@ -140,6 +140,7 @@ class VideoFile:
                     raise
 
     def _time_s(self, index: int, picture: VideoFrame) -> float:
-        if self._index.pts is None or picture.pts is None or picture.time_base is None:
+        # Not picture.time_base: PyAV leaves it out of the last pictures that a decoder gives.
+        if self._index.pts is None or picture.pts is None or self._time_base is None:
             return float(index / self.info.frame_rate)
-        return float((picture.pts - self._first_pts) * picture.time_base)
+        return float((picture.pts - self._first_pts) * self._time_base)

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import tiny_graphs as tiny
@@ -51,10 +52,14 @@ def test_verify_reports_bytes(bundle):
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):
-    with pytest.raises(RuntimeError, match="halfway"), Bundle.create(tmp_path / "deep" / "b", tiny.DESCRIPTION) as draft:
-        tiny.write_onnx(draft.onnx_path("upscale"), tiny.UPSCALE)
-        draft.add(tiny.UPSCALE)
-        raise RuntimeError("halfway")
+    def fail_halfway():
+        with Bundle.create(tmp_path / "deep" / "b", tiny.DESCRIPTION) as draft:
+            tiny.write_onnx(draft.onnx_path("upscale"), tiny.UPSCALE)
+            draft.add(tiny.UPSCALE)
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_halfway()
     assert list((tmp_path / "deep").iterdir()) == []
 
 
@@ -63,6 +68,21 @@ def test_a_failed_replacement_leaves_the_old_bundle(bundle):
     with pytest.raises(BundleError, match="has no file"), Bundle.create(bundle.folder, tiny.DESCRIPTION, overwrite=True) as draft:
         draft.add(tiny.FRAME)
     assert (bundle.folder / "manifest.json").read_bytes() == before
+    assert [path.name for path in bundle.folder.parent.iterdir()] == [bundle.folder.name]
+
+
+def test_the_old_bundle_comes_back_when_the_new_one_cannot_take_its_place(bundle, monkeypatch):
+    rename = Path.rename
+
+    def refuse_the_new_one(path, target):
+        if (path / "onnx" / "frame.onnx").exists():
+            raise PermissionError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new_one)
+    with pytest.raises(BundleError, match="cannot be written: no"):
+        tiny.write_bundle(bundle.folder, tiny.FRAME, overwrite=True)
+    assert list(Bundle.open(bundle.folder).specs) == ["memory_sum", "upscale"]
     assert [path.name for path in bundle.folder.parent.iterdir()] == [bundle.folder.name]
 
 

@@ -36,6 +36,11 @@ UPSCALE = GraphSpec(
 )
 FRAME = GraphSpec("frame", (TensorSpec("frames", ("F", 4, 4, 3), "uint8"),), (TensorSpec("image", ("F", 3, 4, 4), "float32"),))
 REFUSED = GraphSpec("refused", (TensorSpec("points", ("B", 4), "float32"),), (TensorSpec("where", (2, "found"), "int64"),))
+ATTENTION = GraphSpec(
+    "attention",
+    tuple(TensorSpec(name, ("B", 1, 64, 64), "float32") for name in ("queries", "keys", "values")),
+    (TensorSpec("mixed", ("B", 1, 64, 64), "float32"),),
+)
 
 MODEL = ModelSpec("tiny", 64)
 DESCRIPTION = Description(
@@ -83,14 +88,18 @@ def refused_nodes():
     return [helper.make_node("NonZero", ["points"], ["where"], name="find_points")], []
 
 
-NODES = {"memory_sum": sum_nodes, "upscale": upscale_nodes, "frame": frame_nodes, "refused": refused_nodes}
+def attention_nodes():
+    return [helper.make_node("Attention", ["queries", "keys", "values"], ["mixed"], name="attend")], []
+
+
+NODES = {"attention": attention_nodes, "memory_sum": sum_nodes, "upscale": upscale_nodes, "frame": frame_nodes, "refused": refused_nodes}
 
 
 def write_onnx(path, spec):
     nodes, constants = NODES[spec.name]()
     sides = [[helper.make_tensor_value_info(t.name, ELEMENT[t.dtype], list(t.shape)) for t in side] for side in (spec.inputs, spec.outputs)]
     graph = helper.make_graph(nodes, spec.name, *sides, constants)
-    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), str(path))
 
 
 def write_bundle(folder, *specs, overwrite=False):

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from trt_track.engines.device_memory import DeviceArray
+from trt_track.engines.device_memory import DeviceArray, Workspace
 from trt_track.engines.tensorrt_door import TensorRT, last_message
 from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import GraphSpec
@@ -19,13 +19,14 @@ Signature: TypeAlias = tuple[tuple[Any, ...], ...]
 class BoundEngine:
     """One loaded engine with its execution context and what is bound to it."""
 
-    def __init__(self, spec: GraphSpec, engine: Any, tensorrt: TensorRT) -> None:
-        """Open an execution context that still lacks its activation memory.
+    def __init__(self, spec: GraphSpec, engine: Any, *, tensorrt: TensorRT, workspace: Workspace) -> None:
+        """Open an execution context.
 
         Args:
             spec: contract of the graph.
             engine: what `TensorRT.load_engine` returned for it.
             tensorrt: the runtime that loaded it.
+            workspace: where it works; shared with engines that never run at the same time.
 
         Raises:
             EngineRunError: TensorRT refused.
@@ -34,6 +35,9 @@ class BoundEngine:
         self.engine = engine
         self.context = tensorrt.create_context(engine, spec.name)
         self._messages = tensorrt.messages
+        self._workspace = workspace
+        self._lent = 0
+        self._needed_bytes = 0
         host = tensorrt.host_inputs(engine)
         # TensorRT keeps the address and reads the value at each enqueue: these arrays live as long as the context.
         self._host = {tensor.name: np.zeros(1, tensor.dtype) for tensor in spec.inputs if tensor.name in host}
@@ -42,13 +46,9 @@ class BoundEngine:
         self._bound: Signature | None = None
 
     @property
-    def activation_bytes(self) -> int:
-        """Work space that one run needs, in bytes, at the largest sizes that the engine was built for."""
+    def largest_activation_bytes(self) -> int:
+        """Work space of one run at the largest sizes that the engine was built for."""
         return int(self.engine.device_memory_size_v2)
-
-    def lend(self, pointer: int, nbytes: int) -> None:
-        """Give the context its work space; it may be shared with contexts that never run at the same time."""
-        self.context.set_device_memory(pointer, nbytes)
 
     def bind(self, inputs: Arrays, outputs: Arrays, host_values: Mapping[int, int]) -> None:
         """Set whatever changed since the last run; shapes, dtypes and sizes are validated when they are first seen together.
@@ -71,6 +71,7 @@ class BoundEngine:
             self._set_shapes(inputs, outputs, values)
             self._known.add(signature)
             self._bound = signature
+        self._borrow_workspace()
         self._set_addresses(inputs)
         self._set_addresses(outputs)
 
@@ -126,6 +127,24 @@ class BoundEngine:
             expected = tuple(self.context.get_tensor_shape(name))
             if expected != array.shape:
                 raise TensorMismatchError(f"graph {self.spec.name!r}: output {name!r} becomes {list(expected)}, {array} was given")
+
+        self._needed_bytes = self._ask_needed_bytes()
+        self._lent = 0
+
+    def _ask_needed_bytes(self) -> int:
+        """Let TensorRT lay out its work space for the shapes that were set."""
+        nbytes = int(self.context.update_device_memory_size_for_shapes())
+        if nbytes < 0:
+            raise EngineRunError(f"engine {self.spec.name!r} cannot tell how much memory it needs: {self._reason()}")
+        return nbytes
+
+    def _borrow_workspace(self) -> None:
+        if self._needed_bytes == 0:
+            return
+        self._workspace.grow(self._needed_bytes)
+        if self._lent != self._workspace.pointer:
+            self.context.set_device_memory(self._workspace.pointer, self._workspace.nbytes)
+            self._lent = self._workspace.pointer
 
     def _infer_shapes(self) -> None:
         try:

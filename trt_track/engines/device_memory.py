@@ -120,6 +120,37 @@ class DeviceArray:
         return f"DeviceArray({self.dtype}{list(self.shape)})"
 
 
+class Workspace:
+    """Work space that engines share because only one runs at a time; it grows to what the largest run so far needed.
+
+    An engine's need at the largest sizes it was built for can be gigabytes, while the sizes of one video need a part of that.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._block: Block | None = None
+        self.pointer = 0
+        self.nbytes = 0
+
+    def grow(self, nbytes: int) -> None:
+        """Make it at least this large; a larger one lies somewhere else.
+
+        Raises:
+            EngineRunError: there is not enough GPU memory.
+        """
+        if nbytes <= self.nbytes:
+            return
+        self.close()  # in order with the stream: what still runs there keeps it, and the new one may reuse its memory
+        self._block = self._device.allocate(nbytes)
+        self.pointer, self.nbytes = self._block.pointer, nbytes
+
+    def close(self) -> None:
+        """Free it."""
+        if self._block is not None:
+            self._block.close()
+        self._block, self.pointer, self.nbytes = None, 0, 0
+
+
 class UploadRing:
     """Pinned memory in two halves: while the GPU copies from one, the host fills the other."""
 

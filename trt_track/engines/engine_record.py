@@ -17,6 +17,8 @@ from trt_track.specs import Limits
 
 FORMAT: Final = 1
 RECORD: Final = "engine.json"
+RECIPE: Final = 1
+"""Raised when the builder compiles the same graph to another engine: other flags, another rewriting for SM 7.5."""
 ALL: Final = "all"
 """Target of an engine that runs on every GPU which TensorRT for RTX supports."""
 FAMILIES: Final = {75: "RTX 20, T4", 80: "A100", 86: "RTX 30", 89: "RTX 40", 90: "H100", 100: "B200", 120: "RTX 50", 121: "GB10"}
@@ -45,6 +47,8 @@ class EngineRecord:
     build_s: float
     log: str
     """Name of the build log beside the engine."""
+    recipe: int = RECIPE
+    """How it was compiled, as a number: engines of another recipe are built again."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -56,12 +60,13 @@ class EngineRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""
         parts = {"engine": self.engine.to_json(), "profile": self.profile.to_json(), "limits": asdict(self.limits)}
-        plain = {"graph": self.graph, "onnx_sha256": self.onnx_sha256, "build_s": self.build_s, "log": self.log}
+        plain = {"graph": self.graph, "onnx_sha256": self.onnx_sha256, "build_s": self.build_s, "log": self.log, "recipe": self.recipe}
         return {**plain, **parts}
 
     def matches(self, other: Self) -> bool:
         """Tell whether both were built from the same inputs."""
-        return (self.onnx_sha256, self.profile, self.limits) == (other.onnx_sha256, other.profile, other.limits)
+        mine, theirs = (self.onnx_sha256, self.profile, self.recipe), (other.onnx_sha256, other.profile, other.recipe)
+        return mine == theirs and self.limits == other.limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def describe_graph(bundle: Bundle, graph: str) -> str:
         from polygraphy.backend.onnx import util
     except ImportError as error:
         raise BackendError(f"polygraphy is not installed ({error}): pip install polygraphy") from error
-    return str(util.str_from_onnx(_load(bundle.onnx_path(graph)), mode="full"))
+    return str(util.str_from_onnx(_load(bundle.onnx_path(graph)), show_layers=True, show_attrs=True))
 
 
 def _load(path: Path) -> onnx.ModelProto:

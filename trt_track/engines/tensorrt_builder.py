@@ -14,6 +14,7 @@ from trt_track.engines.engine_record import ALL, EngineFolder, EngineRecord, tar
 from trt_track.engines.file_record import FileRecord, file_sha256, write_atomically
 from trt_track.engines.profiles import graph_profile
 from trt_track.engines.tensorrt_door import GraphCompiler
+from trt_track.engines.turing_form import rewrite_products
 from trt_track.errors import EngineBuildError
 from trt_track.specs import Limits
 
@@ -137,4 +138,6 @@ def _build_engine(order: _Order, folder: EngineFolder, wanted: EngineRecord, onn
 def _compile(order: _Order, wanted: EngineRecord, onnx_path: Path, target: str, stream: TextIO) -> memoryview:
     spec = order.bundle.record(order.graph).spec
     stream.write(f"{order.compiler.flavour} {order.compiler.version}, {target}, {onnx_path.name}\n{wanted.profile.to_json()}\n")
-    return order.compiler.compile(onnx_path, spec, wanted.profile, target=target, stream=stream)
+    turing = order.compiler.flavour == "tensorrt-rtx" and target in ("sm75", ALL)
+    model = rewrite_products(onnx_path) if turing else onnx_path
+    return order.compiler.compile(model, spec, wanted.profile, target=target, stream=stream)

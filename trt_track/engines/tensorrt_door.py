@@ -155,11 +155,11 @@ class GraphCompiler:
         names = () if self.flavour != "tensorrt-rtx" or members is None else members.__members__
         return tuple(name.lower() for name in names if name.startswith("SM"))
 
-    def compile(self, onnx_path: Path, spec: GraphSpec, profile: Profile, *, target: str, stream: TextIO) -> memoryview:
+    def compile(self, model: Path | bytes, spec: GraphSpec, profile: Profile, *, target: str, stream: TextIO) -> memoryview:
         """Compile one graph.
 
         Args:
-            onnx_path: the ONNX file.
+            model: the ONNX file, or its content.
             spec: its contract, which the parsed network must meet.
             profile: the sizes to compile for.
             target: one of `targets`, "all", or the family of the GPU that is present.
@@ -176,7 +176,7 @@ class GraphCompiler:
         _require(builder, spec.name, "TensorRT's builder could not start", errors)
         network = builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         _require(network, spec.name, "TensorRT's builder made no network", errors)
-        _parse(self.trt.OnnxParser(network, logger), onnx_path, spec.name)
+        _parse(self.trt.OnnxParser(network, logger), model, spec.name)
         _check_contract(network, spec)
         config = builder.create_builder_config()
         config.clear_flag(self.trt.BuilderFlag.TF32)  # FP32 means FP32: TF32 keeps 10 bits, labels and logits need 23
@@ -221,8 +221,8 @@ def _require(thing: Any, graph: str, what: str, errors: Sequence[str]) -> None:
         raise EngineBuildError(f"graph {graph!r}: {what}: {last_message(errors)}")
 
 
-def _parse(parser: Any, path: Path, graph: str) -> None:
-    if parser.parse_from_file(str(path)):
+def _parse(parser: Any, model: Path | bytes, graph: str) -> None:
+    if parser.parse(model) if isinstance(model, bytes) else parser.parse_from_file(str(model)):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     nodes = [f"node {error.node_name() or '?'!r} ({error.node_operator()}): {last_message([error.desc()])}" for error in errors]

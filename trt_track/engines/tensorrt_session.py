@@ -9,7 +9,7 @@ import numpy as np
 
 from trt_track.engines.bound_engine import Arrays, BoundEngine
 from trt_track.engines.bundle import Bundle
-from trt_track.engines.device_memory import Block, Device, DeviceArray, UploadRing
+from trt_track.engines.device_memory import Block, Device, DeviceArray, UploadRing, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
 from trt_track.errors import TensorMismatchError
@@ -22,7 +22,7 @@ class TensorRTSession:
     def __init__(
         self, bundle: Bundle, *, flavour: str = "tensorrt-rtx", device: Device | None = None, tensorrt: TensorRT | None = None
     ) -> None:
-        """Load the engines that a bundle has for this GPU, and allocate the memory that they work in.
+        """Load the engines that a bundle has for this GPU.
 
         Args:
             bundle: the opened bundle.
@@ -38,6 +38,8 @@ class TensorRTSession:
         self._device = device or _first_gpu()
         self._closed = False
         self._blocks: list[Block] = []
+        self._workspace = Workspace(self._device)
+        # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
         self._host_values: dict[int, int] = {}
         self._downloads: dict[int, np.ndarray] = {}
         self._graphs: dict[str, BoundEngine] = {}
@@ -50,24 +52,19 @@ class TensorRTSession:
             self._ring = UploadRing(self._device)
             for name in bundle.specs:
                 self._graphs[name] = self._load(bundle, engines, name)
-            self.activation_bytes = self._share_activation_memory()
         except BaseException:
             self.close()
             raise
 
     def _load(self, bundle: Bundle, engines: EngineFolder, name: str) -> BoundEngine:
         engine = self._tensorrt.load_engine(engines.read_plan(bundle, name), name)
-        return BoundEngine(bundle.record(name).spec, engine, self._tensorrt)
+        # All engines run one after the other on one stream, so one work space serves them all.
+        return BoundEngine(bundle.record(name).spec, engine, tensorrt=self._tensorrt, workspace=self._workspace)
 
-    def _share_activation_memory(self) -> int:
-        """Give all contexts one block: they run one after the other on one stream, so none needs it while another does."""
-        nbytes = max(graph.activation_bytes for graph in self._graphs.values())
-        if nbytes:
-            block = self._device.allocate(nbytes)
-            self._blocks.append(block)
-            for graph in self._graphs.values():
-                graph.lend(block.pointer, nbytes)
-        return nbytes
+    @property
+    def activation_bytes(self) -> int:
+        """Size of the work space that the engines share, as large as the largest run so far needed."""
+        return self._workspace.nbytes
 
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceArray:
         """Allocate an array of zeros in GPU memory.
@@ -82,7 +79,7 @@ class TensorRTSession:
         self._blocks.append(block)
         if nbytes:
             self._device.zero(block.pointer, nbytes)
-        if tuple(shape) == (1,):
+        if tuple(shape) == (1,) and dtype in ("int32", "int64"):
             self._host_values[block.pointer] = 0
         return DeviceArray(block.pointer, shape, dtype)
 
@@ -96,6 +93,7 @@ class TensorRTSession:
             raise TensorMismatchError(f"{target} cannot take {source.dtype}{list(source.shape)}")
         if source.size:
             self._ring.upload(target.pointer, np.ascontiguousarray(source))
+        self._host_values.pop(target.pointer, None)
         if target.shape == (1,) and source.dtype.kind == "i":
             self._host_values[target.pointer] = int(source[0])
 
@@ -122,10 +120,10 @@ class TensorRTSession:
             raise TensorMismatchError(f"{target} cannot take {source}")
         if source.nbytes:
             self._device.copy(target.pointer, source.pointer, source.nbytes)
-        if target.shape == (1,):
-            self._host_values.pop(target.pointer, None)
-            if source.pointer in self._host_values:
-                self._host_values[target.pointer] = self._host_values[source.pointer]
+        known = self._host_values.get(source.pointer)
+        self._host_values.pop(target.pointer, None)
+        if target.shape == (1,) and known is not None:
+            self._host_values[target.pointer] = known
 
     def run(self, graph: str, inputs: Arrays, outputs: Arrays) -> None:
         """Ask the GPU to run one graph; see `Session.run`.
@@ -150,6 +148,7 @@ class TensorRTSession:
             self._device.synchronize()
         finally:
             self._graphs.clear()
+            self._workspace.close()
             for block in self._blocks:
                 block.close()
             self._blocks.clear()

@@ -1,0 +1,33 @@
+"""`trt-track build`: a bundle's graphs -> TensorRT engines, kept in the bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
+Backend = Annotated[str, typer.Option(help="tensorrt-rtx compiles ahead of time on any machine; tensorrt needs the GPU that it is for.")]
+Target = Annotated[str, typer.Option(help="sm75, sm80, sm86, sm89, sm120, sm121 in any number with commas between, `all`, or `local`.")]
+Objects = Annotated[int, typer.Option(min=1, max=64, help="The largest batch of objects to build for.")]
+
+
+def build(folder: Folder, backend: Backend = "tensorrt-rtx", target: Target = "local", max_objects: Objects = 16) -> None:
+    """Compile a bundle's graphs to TensorRT engines; what is up to date is left as it is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from trt_track.cli.progress import progress_bar
+    from trt_track.engines.bundle import Bundle
+    from trt_track.engines.tensorrt_builder import build_engines
+    from trt_track.specs import Limits
+
+    bundle = Bundle.open(folder)
+    targets = [name.strip() for name in target.split(",") if name.strip()]
+    with progress_bar("build") as advance:
+        records = build_engines(bundle, flavour=backend, targets=targets, limits=Limits(objects=max_objects), on_progress=advance)
+    table = Table("graph", "target", "seconds", "MB", box=None, pad_edge=False)
+    for record in records:
+        table.add_row(record.graph, record.target, f"{record.seconds:.1f}", f"{record.engine.bytes / 1e6:.1f}")
+    Console(width=100, markup=False, highlight=False).print(table)

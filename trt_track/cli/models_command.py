@@ -1,0 +1,42 @@
+"""`trt-track models`: the catalogue, and downloads into the user's cache."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+models = typer.Typer(help="List the official models, download one.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(help="A model's name, as `trt-track models list` shows it.")]
+Hash = Annotated[str | None, typer.Option("--sha256", help="The hash to trust, for a model whose hash the catalogue does not state.")]
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the official models: parameters, download, licence, SHA-256, and which are in the cache."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from trt_track.export.catalogue import CATALOGUE
+    from trt_track.export.download import cache_folder
+
+    table = Table("model", "parameters", "download", "licence", "SHA-256", "in the cache", box=None, pad_edge=False)
+    for name, model in CATALOGUE.items():
+        size = f"{model.size_bytes / 1e6:.0f} MB" if model.size_bytes else "unknown"
+        cached = "yes" if (cache_folder() / model.file_name).is_file() else "no"
+        table.add_row(name, f"{model.parameters / 1e6:.0f} M", size, model.licence, model.sha256 or "unknown", cached)
+    Console(width=160, markup=False, highlight=False).print(table)
+
+
+@models.command("pull")
+def pull_model(name: Name, sha256: Hash = None) -> None:
+    """Download a checkpoint into the cache, resuming where an earlier try stopped, and check its SHA-256."""
+    from trt_track.cli.progress import progress_bar
+    from trt_track.export.catalogue import find_model
+    from trt_track.export.download import pull
+
+    model = find_model(name)
+    with progress_bar(name, unit="bytes") as advance:
+        path = pull(model, sha256=sha256, on_progress=advance)
+    typer.echo(path)

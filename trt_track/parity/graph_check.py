@@ -1,0 +1,80 @@
+"""Graphs against upstream's methods, one by one, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from torch import nn
+
+from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
+from trt_track.engines.session import Session
+from trt_track.export.tracing import sample_inputs
+from trt_track.export.upstream_graphs import UpstreamGraphs
+from trt_track.parity.measures import Deviation, compare_outputs
+from trt_track.specs import GraphSpec
+
+_COMMON: Final = {"F": 1, "pages": 24, "pointers": 40, "H": 270, "W": 481}
+QUICK: Final[Mapping[str, int]] = {**_COMMON, "B": 2, "N": 2, "P": 2, "K": 2}
+"""Sizes of the check that ends an export: two objects with a short memory."""
+STEADY: Final[Mapping[str, int]] = {**_COMMON, "B": 1, "N": 7, "P": 16, "K": 1}
+"""Sizes of the steady state of tracking."""
+
+
+def check_graph(
+    session: Session, spec: GraphSpec, upstream: UpstreamGraphs, sizes: Mapping[str, int], *, precision: str
+) -> list[Deviation]:
+    """Run one graph in a session and in upstream and compare every output.
+
+    Args:
+        session: runs the graph.
+        spec: the graph's contract.
+        upstream: upstream's predictor with the same weights, in float32.
+        sizes: a number for every named size.
+        precision: of the graph, it picks the tolerances.
+    """
+    inputs = sample_inputs(spec, sizes, seed=1)
+    device = {}
+    for tensor in spec.inputs:
+        device[tensor.name] = session.empty(tuple(inputs[tensor.name].shape), tensor.dtype)
+        session.upload(device[tensor.name], inputs[tensor.name].numpy())
+    outputs = {tensor.name: session.empty(tensor.concrete(sizes), tensor.dtype) for tensor in spec.outputs}
+    session.run(spec.name, device, outputs)
+    found = {name: np.array(session.download(array)) for name, array in outputs.items()}
+    wanted = {name: tensor.numpy() for name, tensor in upstream.run(spec, inputs).items()}
+    return compare_outputs(f"{spec.name} B{sizes['B']} N{sizes['N']}", found, wanted, precision=precision)
+
+
+def check_file(path: Path, spec: GraphSpec, upstream: UpstreamGraphs, *, precision: str) -> list[Deviation]:
+    """Check one ONNX file in ONNX Runtime on the CPU with `QUICK` sizes."""
+    with OnnxRuntimeSession({spec.name: (spec, path)}) as session:
+        return check_graph(session, spec, upstream, QUICK, precision=precision)
+
+
+def check_session(
+    session: Session,
+    predictor: nn.Module,
+    *,
+    precision: str,
+    sizes: Sequence[Mapping[str, int]] = (QUICK, STEADY),
+    on_graph: Callable[[str], None] | None = None,
+) -> list[Deviation]:
+    """Check every graph of a session at several sizes.
+
+    Args:
+        session: runs the graphs.
+        predictor: upstream's predictor with the same weights, in float32.
+        precision: of the graphs.
+        sizes: which numbers stand for the named sizes.
+        on_graph: called with the name of each graph before it is checked.
+    """
+    upstream = UpstreamGraphs(predictor)
+    rows: list[Deviation] = []
+    for spec in session.specs.values():
+        if on_graph:
+            on_graph(spec.name)
+        for numbers in sizes:
+            rows.extend(check_graph(session, spec, upstream, numbers, precision=precision))
+    return rows

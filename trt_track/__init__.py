@@ -1,11 +1,11 @@
 """SAM 2 tracking compiled to TensorRT: batched over objects, in constant memory, equal to upstream.
 
-    from trt_track import Tracker
+from trt_track import Tracker
 
-    with Tracker.open("sam2.1-hiera-tiny") as tracker, tracker.video("clip.mp4") as video:
-        video.add(frame=0, object_id=1, box=(100, 50, 300, 400))
-        for result in video.propagate():
-            ...  # result.frame_index, result.time_s, result.object_ids, result.masks (B, H, W) bool, result.scores
+with Tracker.open("sam2.1-hiera-tiny") as tracker, tracker.video("clip.mp4") as video:
+    video.add(frame=0, object_id=1, box=(100, 50, 300, 400))
+    for result in video.propagate():
+        ...  # result.frame_index, result.time_s, result.object_ids, result.masks (B, H, W) bool, result.scores
 """
 
 from typing import TYPE_CHECKING, Any

@@ -29,5 +29,5 @@ def build(folder: Folder, backend: Backend = "tensorrt-rtx", target: Target = "l
         records = build_engines(bundle, flavour=backend, targets=targets, limits=Limits(objects=max_objects), on_progress=advance)
     table = Table("graph", "target", "seconds", "MB", box=None, pad_edge=False)
     for record in records:
-        table.add_row(record.graph, record.target, f"{record.seconds:.1f}", f"{record.engine.bytes / 1e6:.1f}")
+        table.add_row(record.graph, Path(record.engine.file).parent.name, f"{record.build_s:.1f}", f"{record.engine.bytes / 1e6:.1f}")
     Console(width=100, markup=False, highlight=False).print(table)

@@ -33,7 +33,9 @@ def doctor() -> None:
     from trt_track.engines.onnxruntime_session import default_threads
 
     console = Console(width=140, highlight=False, markup=False)
-    console.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {default_threads()} cores for this process")
+    console.print(
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {default_threads()} cores for this process"
+    )
     console.print(_packages())
     backends = Table("backend", "works", "version", "why", box=None, pad_edge=False)
     for status in available_backends():

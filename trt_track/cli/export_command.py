@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
     from trt_track.engines.manifest import Description
     from trt_track.parity.measures import Deviation
+    from trt_track.specs import ModelSpec
 
-Model = Annotated[str, typer.Argument(help="A model of the catalogue (`trt-track models list`), or a name of your own together with --config.")]
+Model = Annotated[
+    str, typer.Argument(help="A model of the catalogue (`trt-track models list`), or a name of your own together with --config.")
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="Weights in the official format; by default what `models pull` downloaded.")]
 Seed = Annotated[int | None, typer.Option("--random-weights", help="Make weights from this seed instead: for structure, speed and parity.")]
 Config = Annotated[Path | None, typer.Option(help="A SAM 2 model file in upstream's YAML form.")]
-Size = Annotated[int | None, typer.Option(help="Side in pixels of the square that the model sees: 1024, 512 or 256; default: the model's own.")]
+Size = Annotated[
+    int | None, typer.Option(help="Side in pixels of the square that the model sees: 1024, 512 or 256; default: the model's own.")
+]
 Precision = Annotated[str, typer.Option(help="fp32 for ONNX Runtime on the CPU, fp16 for TensorRT.")]
 Out = Annotated[Path | None, typer.Option(help="The bundle's folder; by default in the library, where `run --model` finds it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")]
@@ -96,8 +101,8 @@ def require_parity(rows: list[Deviation]) -> None:
     if failed:
         worst = max(failed, key=lambda row: row.relative / row.tolerance)
         raise ParityError(
-            f"{worst.case}, output {worst.output!r}: largest error {worst.absolute:.3g} at {worst.where} is {worst.relative:.2e} of the range, "
-            f"the tolerance is {worst.tolerance:.0e}: no bundle was written"
+            f"{worst.case}, output {worst.output!r}: largest error {worst.absolute:.3g} at {worst.where} is {worst.relative:.2e} "
+            f"of the range, the tolerance is {worst.tolerance:.0e}: no bundle was written"
         )
 
 
@@ -149,14 +154,12 @@ def _cached_checkpoint(model: str, config: Path | None) -> Path:
     raise ModelError(f"no weights for {model}: give --checkpoint FILE or --random-weights SEED")
 
 
-def _description(predictor: nn.Module, spec: object, precision: str, source: tuple[str, str | None]) -> Description:
+def _description(predictor: Any, spec: ModelSpec, precision: str, source: tuple[str, str | None]) -> Description:
     from trt_track.engines.manifest import Description
     from trt_track.export.graphs import graph_dtype
     from trt_track.export.tracing import FUSED_OPSET, PLAIN_OPSET
-    from trt_track.specs import GRAPHS, ModelSpec
+    from trt_track.specs import GRAPHS
 
-    if not isinstance(spec, ModelSpec):
-        raise TypeError(spec)
     return Description(
         model=spec,
         precision=precision,
@@ -165,5 +168,5 @@ def _description(predictor: nn.Module, spec: object, precision: str, source: tup
         source=source[0],
         source_sha256=source[1],
         tools={package: metadata.version(package) for package in ("torch", "onnx", "onnxscript", "sam2")},
-        fill_hole_area=int(predictor.fill_hole_area),  # type: ignore[arg-type]
+        fill_hole_area=int(predictor.fill_hole_area),
     )

@@ -55,13 +55,17 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     typer.echo(f"backend: {why}", err=True)
     precision = opened.manifest.description.precision
     with Tracker(open_session(opened, name), opened.model) as tracker:
-        graphs = check_session(tracker.session, predictor, precision=precision, on_graph=lambda graph: typer.echo(f"graph: {graph}", err=True))
+        graphs = check_session(
+            tracker.session, predictor, precision=precision, on_graph=lambda graph: typer.echo(f"graph: {graph}", err=True)
+        )
         print_graphs(graphs)
         tracks = _tracks(tracker, predictor, clip, frames, precision, case)
     if report is not None:
         report.write_text(json.dumps(_json(opened, name, graphs, tracks), indent=1) + "\n", encoding="utf-8")
     failed = sum(not row.passed for row in graphs) + sum(not row.passed for check in tracks for row in check.rows)
-    typer.echo(f"{failed} of {len(graphs) + sum(len(check.rows) for check in tracks)} comparisons failed" if failed else "equal to upstream")
+    typer.echo(
+        f"{failed} of {len(graphs) + sum(len(check.rows) for check in tracks)} comparisons failed" if failed else "equal to upstream"
+    )
     raise typer.Exit(1 if failed else 0)
 
 
@@ -104,7 +108,9 @@ def _predictor(bundle: Bundle, checkpoint: Path | None, config: Path | None) -> 
     path = checkpoint or cache_folder() / description.source
     _, sha256 = load_weights(predictor, path, None)
     if sha256 != description.source_sha256:
-        raise ModelError(f"{path} is not what the bundle was exported from: its SHA-256 is {sha256}, the manifest says {description.source_sha256}")
+        raise ModelError(
+            f"{path} is not what the bundle was exported from: its SHA-256 is {sha256}, the manifest says {description.source_sha256}"
+        )
     return predictor
 
 
@@ -125,7 +131,9 @@ def print_tracks(checks: list[TrackCheck]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("case", "frames", "logits, of the range", "least mask IoU", "mask pixels", "s", "upstream s", "", box=None, pad_edge=False)
+    table = Table(
+        "case", "frames", "logits, of the range", "least mask IoU", "mask pixels", "s", "upstream s", "", box=None, pad_edge=False
+    )
     for check in checks:
         pixels = [row.pixels for row in check.rows]
         failed = [row.frame for row in check.rows if not row.passed]

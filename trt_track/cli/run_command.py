@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +27,13 @@ BundleFolder = Annotated[Path | None, typer.Option("--bundle", help="A bundle's 
 Model = Annotated[str | None, typer.Option(help="A model that was exported into the library, by name.")]
 Size = Annotated[int | None, typer.Option(help="Which size of --model, where the library has several.")]
 Precision = Annotated[str | None, typer.Option(help="Which precision of --model: fp32 or fp16.")]
-Box = Annotated[list[str] | None, typer.Option(metavar="[FRAME@]ID:X0,Y0,X1,Y1", help="Prompt an object with a box, in pixels of the video; repeatable.")]
-Point = Annotated[list[str] | None, typer.Option(metavar="[FRAME@]ID:X,Y[,0|1]", help="Prompt with a click, 0 for outside the object; repeatable.")]
+Box = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[FRAME@]ID:X0,Y0,X1,Y1", help="Prompt an object with a box, in pixels of the video; repeatable."),
+]
+Point = Annotated[
+    list[str] | None, typer.Option(metavar="[FRAME@]ID:X,Y[,0|1]", help="Prompt with a click, 0 for outside the object; repeatable.")
+]
 Mask = Annotated[list[str] | None, typer.Option(metavar="[FRAME@]ID:FILE.png", help="Prompt with a mask of the video's size; repeatable.")]
 PromptFile = Annotated[Path | None, typer.Option("--prompts", help="Prompts, and removals, from a JSON file.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/ and the clip's name.")]
@@ -83,7 +88,9 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     with ExitStack() as stack:
         clip = stack.enter_context(open_video(source))
         asked = list(read_all_prompts(box, point, mask, prompts))
-        check_prompts(merge_prompts(asked), width=clip.info.width, height=clip.info.height, frame_count=clip.info.frame_count, reverse=reverse)
+        check_prompts(
+            merge_prompts(asked), width=clip.info.width, height=clip.info.height, frame_count=clip.info.frame_count, reverse=reverse
+        )
         folder = RunFolder(out or Path("runs") / clip.info.name, frame_rate=clip.info.frame_rate, save=kinds, overwrite=overwrite)
         opened = Bundle.open(bundle if bundle is not None else find_bundle(str(model), image_size=size, precision=precision))
         name, why = choose_backend(backend, opened)
@@ -135,7 +142,7 @@ class _RunRecord:
     settings: dict[str, Any]
     bundle: Bundle
     started: float = field(default_factory=time.perf_counter)
-    started_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def content(self, video: Video, frames: int, seconds: float) -> dict[str, Any]:
         from trt_track.engines.manifest import own_version
@@ -179,7 +186,9 @@ class _Run:
         """Track to the end and return the exit code."""
         try:
             with self.folder:
-                self._propagate(self.video.propagate(reverse=reverse, max_frames=max_frames, keep_video=draw), self._total(reverse, max_frames))
+                self._propagate(
+                    self.video.propagate(reverse=reverse, max_frames=max_frames, keep_video=draw), self._total(reverse, max_frames)
+                )
         except KeyboardInterrupt:
             typer.echo(f"interrupted after {self.frames} frames: complete results up to there are in {self.folder.path}", err=True)
             return INTERRUPTED
@@ -198,10 +207,10 @@ class _Run:
         ahead = max(prompted) + 1 if reverse else self.video.info.frame_count - min(prompted)
         return ahead if max_frames is None else min(ahead, max_frames)
 
-    def _propagate(self, results: Iterator[FrameResult], total: int) -> None:
+    def _propagate(self, results: Generator[FrameResult, None, None], total: int) -> None:
         from trt_track.cli.progress import progress_bar
 
-        with closing(results), progress_bar(self.video.info.name) as advance:  # type: ignore[type-var]
+        with closing(results), progress_bar(self.video.info.name) as advance:
             started = time.perf_counter()
             for result in results:
                 self.folder.write(result)

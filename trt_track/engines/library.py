@@ -48,7 +48,8 @@ def find_bundle(model: str | Path, *, image_size: int | None = None, precision: 
     ]
     if not found:
         raise BundleError(
-            f"no bundle of {name!r} in {library_folder()}: run trt-track models pull {name} and trt-track export {name}, or name a folder with --bundle"
+            f"no bundle of {name!r} in {library_folder()}: run trt-track models pull {name} and trt-track export {name}, "
+            "or name a folder with --bundle"
         )
     return min(found, key=lambda item: (item[1] != 1024, -item[1], item[0]))[2]
 

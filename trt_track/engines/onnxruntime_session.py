@@ -41,7 +41,7 @@ class OnnxRuntimeSession:
             EngineRunError: ONNX Runtime refused a graph.
         """
         self.threads = threads or default_threads()
-        self.specs = {name: spec for name, (spec, _) in graphs.items()}
+        self.specs: Mapping[str, GraphSpec] = {name: spec for name, (spec, _) in graphs.items()}
         self._engines = {name: _Graph(spec, path, self._options()) for name, (spec, path) in graphs.items()}
 
     def _options(self) -> ort.SessionOptions:

@@ -14,7 +14,8 @@ class Array(Protocol):
     """A dense, contiguous array in the session's memory: a numpy array on the host, a `DeviceArray` on a GPU."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
 
     def __getitem__(self, index: Any, /) -> Any:
         """Return a view of rows along the first axis: an int or a slice with step 1."""

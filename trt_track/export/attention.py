@@ -19,6 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -73,7 +75,10 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 class SelfAttention(nn.Module):
     """Upstream's `RoPEAttention` of one head over the G x G cells of a frame."""
 
-    def __init__(self, upstream: nn.Module, rotary: RotaryTable, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    v_proj: Any
+    out_proj: Any
+
+    def __init__(self, upstream: Any, rotary: RotaryTable, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         """Take over the weights of `upstream`; `attend` is `fused_attention` or `chunked_attention`."""
         super().__init__()
         self.q_proj = halves_first(upstream.q_proj)
@@ -93,7 +98,10 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Queries of the frame's cells against the keys of all memories: what both forms share."""
 
-    def __init__(self, upstream: nn.Module, rotary: RotaryTable) -> None:
+    v_proj: Any
+    out_proj: Any
+
+    def __init__(self, upstream: Any, rotary: RotaryTable) -> None:
         """Take over the weights of `upstream`, a `RoPEAttention` with `rope_k_repeat`."""
         super().__init__()
         self.q_proj = halves_first(upstream.q_proj)
@@ -127,7 +135,7 @@ class FusedCrossAttention(CrossAttention):
 class ReducedCrossAttention(CrossAttention):
     """The form whose second product runs over the memory's own channels."""
 
-    def __init__(self, upstream: nn.Module, rotary: RotaryTable) -> None:
+    def __init__(self, upstream: Any, rotary: RotaryTable) -> None:
         """Join value and output projection, which nothing separates in this form, into one."""
         super().__init__(upstream, rotary)
         out, value = upstream.out_proj, upstream.v_proj

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +15,14 @@ STD_RGB = (0.229, 0.224, 0.225)
 class ImageEncoder(nn.Module):
     """Upstream's `forward_image` from the uint8 frame on, with the Hiera trunk, the neck and the decoder's two 1x1 convolutions."""
 
+    trunk: Any
+    neck: Any
+    conv_s0: Any
+    conv_s1: Any
     mean: Tensor
     std: Tensor
 
-    def __init__(self, predictor: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, predictor: Any, dtype: torch.dtype) -> None:
         """Take the encoder out of an upstream predictor; `dtype` is what the trunk and the neck compute in."""
         super().__init__()
         self.trunk = predictor.image_encoder.trunk
@@ -31,8 +37,13 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(STD_RGB).view(1, 3, 1, 1))
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Map frames (F, S, S, 3) uint8 RGB to embed and embed_no_memory (F, C, G, G), high_res_0 (F, C/8, 4G, 4G), high_res_1 (F, C/4, 2G, 2G)."""
-        pixels = frames.permute(0, 3, 1, 2).float() / 255.0
+        """Return embed and embed_no_memory (F, C, G, G), high_res_0 (F, C/8, 4G, 4G) and high_res_1 (F, C/4, 2G, 2G).
+
+        Args:
+            frames: (F, S, S, 3) uint8 RGB.
+        """
+        # TensorRT takes uint8 only where a cast follows at once.
+        pixels = frames.float().permute(0, 3, 1, 2) / 255.0
         features, _ = self.neck(self.trunk(((pixels - self.mean) / self.std).to(self.dtype)))
         high_0, high_1, embed = (x.to(self.dtype) for x in features[: len(features) - self.scalp][-3:])
         return embed, embed + self.no_mem_embed, self.conv_s0(high_0), self.conv_s1(high_1)

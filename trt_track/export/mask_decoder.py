@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,11 +15,13 @@ ABSENT_LOGIT = -1024.0
 class PromptEncoder(nn.Module):
     """Upstream's prompt encoder without branches: the label of a click picks its embedding, a flag picks the dense one."""
 
+    position: Any
+    mask_downscaling: Any
     dense_position: Tensor
     label_embed: Tensor
     is_click: Tensor
 
-    def __init__(self, upstream: nn.Module) -> None:
+    def __init__(self, upstream: Any) -> None:
         """Put upstream's embeddings of the labels -1, 0, 1, 2, 3 into one table."""
         super().__init__()
         self.position = upstream.pe_layer
@@ -46,7 +50,11 @@ class PromptEncoder(nn.Module):
 class MaskDecoder(nn.Module):
     """Upstream's `_forward_sam_heads`, with every choice that depends on the data made inside."""
 
-    def __init__(self, predictor: nn.Module) -> None:
+    decoder: Any
+    prompts: PromptEncoder
+    pointer_proj: Any
+
+    def __init__(self, predictor: Any) -> None:
         """Take prompt encoder, mask decoder and pointer head out of an upstream predictor."""
         super().__init__()
         self.decoder = predictor.sam_mask_decoder
@@ -107,7 +115,8 @@ class MaskDecoder(nn.Module):
         upscaled = act_2(second(upscaled) + high_res_0)
         heads = self.decoder.output_hypernetworks_mlps
         hyper = torch.stack([head(mask_tokens[:, i]) for i, head in enumerate(heads)], dim=1)
-        return (hyper @ upscaled.flatten(2)).unflatten(2, (upscaled.shape[2], upscaled.shape[3]))
+        masks: Tensor = (hyper @ upscaled.flatten(2)).unflatten(2, (upscaled.shape[2], upscaled.shape[3]))
+        return masks
 
     def _choose(self, masks: Tensor, ious: Tensor, multimask: Tensor) -> tuple[Tensor, Tensor]:
         """Return which of four masks is the answer and which token becomes the pointer, both (B,).
@@ -127,7 +136,8 @@ class MaskDecoder(nn.Module):
         inner = (mask > delta).float().flatten(1).sum(-1)
         outer = (mask > -delta).float().flatten(1).sum(-1)
         stability = torch.where(outer > 0, inner / outer.clamp(min=1.0), 1.0)
-        return stability >= self.decoder.dynamic_multimask_stability_thresh
+        stable: Tensor = stability >= self.decoder.dynamic_multimask_stability_thresh
+        return stable
 
     def _pointer(self, token: Tensor, score: Tensor) -> Tensor:
         """Return the object pointer (B, C): the learned "no object" one where the score (B, 1) is not positive."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,9 +19,10 @@ class MaskPrompt(nn.Module):
     with a constant matrix from either side; the matrix is what the resize makes of the identity.
     """
 
+    downsample: Any
     shrink: Tensor
 
-    def __init__(self, predictor: nn.Module) -> None:
+    def __init__(self, predictor: Any) -> None:
         """Take the mask convolution out of an upstream predictor."""
         super().__init__()
         self.downsample = predictor.mask_downsample
@@ -30,7 +33,7 @@ class MaskPrompt(nn.Module):
 
     def forward(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Map masks (B, S, S) uint8 of 0 and 1 to mask_prompt and mask_logits, both (B, 1, 4G, 4G), and object_score (B,)."""
-        drawn = mask[:, None].float()
+        drawn = mask.float()[:, None]
         logits = self.shrink @ ((drawn * SCALE + BIAS) @ self.shrink.T)
         present = drawn.flatten(1).amax(dim=1)
         return self.downsample(drawn), logits, present * SCALE + BIAS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -81,7 +83,9 @@ class HoleFilling(nn.Module):
 class MaskUpscale(nn.Module):
     """Upstream's `fill_holes_in_mask_scores` and `_get_orig_video_res_output`, up to the threshold."""
 
-    def __init__(self, predictor: nn.Module) -> None:
+    fill: Any
+
+    def __init__(self, predictor: Any) -> None:
         """Read the area of the holes to fill; 0 fills none."""
         super().__init__()
         self.fill = HoleFilling(predictor.fill_hole_area) if predictor.fill_hole_area > 0 else nn.Identity()
@@ -95,6 +99,9 @@ class MaskUpscale(nn.Module):
             video_width: (1,) int64, W.
         """
         filled = self.fill(mask_logits)
-        size = (int(video_height.item()), int(video_width.item()))
-        resized = functional.interpolate(filled, size=size, mode="bilinear", align_corners=False)
+        height: Any = video_height.item()
+        width: Any = video_width.item()
+        torch._check(height > 0)  # noqa: SLF001 - the exporter must know that these are sizes
+        torch._check(width > 0)  # noqa: SLF001
+        resized = functional.interpolate(filled, size=(height, width), mode="bilinear", align_corners=False)
         return filled, filled.clamp(-PROMPT_LOGIT, PROMPT_LOGIT), (resized[:, 0] > 0).to(torch.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,9 +24,10 @@ class PointerAge(nn.Module):
     A sine code of (age / span), projected to M channels: `get_1d_sine_pe` and `obj_ptr_tpos_proj` of upstream. SAM 2.0 has none, then zero.
     """
 
+    proj: Any
     wavelengths: Tensor
 
-    def __init__(self, predictor: nn.Module) -> None:
+    def __init__(self, predictor: Any) -> None:
         """Read which of the three forms the model uses."""
         super().__init__()
         self.enabled = bool(predictor.add_tpos_enc_to_obj_ptrs)
@@ -50,7 +53,14 @@ class PointerAge(nn.Module):
 class MemoryLayer(nn.Module):
     """One of upstream's `MemoryAttentionLayer`s: self-attention, cross-attention to the memories, feed-forward."""
 
-    def __init__(self, upstream: nn.Module, rotary: RotaryTable, *, fused: bool) -> None:
+    norm1: Any
+    norm2: Any
+    norm3: Any
+    linear1: Any
+    linear2: Any
+    activation: Any
+
+    def __init__(self, upstream: Any, rotary: RotaryTable, *, fused: bool) -> None:
         """Take over the weights of `upstream` in the fused or the reduced form."""
         super().__init__()
         self.norm1, self.norm2, self.norm3 = upstream.norm1, upstream.norm2, upstream.norm3
@@ -73,10 +83,11 @@ class MemoryAttention(nn.Module):
     Until the first cross-attention the features are those of the frame alone, so they are computed once for all objects.
     """
 
+    norm: Any
     frame_position: Tensor
     memory_position: Tensor
 
-    def __init__(self, predictor: nn.Module, *, fused: bool, dtype: torch.dtype) -> None:
+    def __init__(self, predictor: Any, *, fused: bool, dtype: torch.dtype) -> None:
         """Take the memory attention out of an upstream predictor.
 
         Args:
@@ -99,12 +110,12 @@ class MemoryAttention(nn.Module):
         self.pointer_age.wavelengths = self.pointer_age.wavelengths.float()
         self.dtype = dtype
 
-    def _frame_position(self, predictor: nn.Module) -> Tensor:
+    def _frame_position(self, predictor: Any) -> Tensor:
         """Return what upstream adds to the embedding at the input, (1, C, G, G)."""
         position: Tensor = predictor.image_encoder.neck.position_encoding(torch.zeros(1, 1, self.grid, self.grid))
         return 0.1 * position if predictor.memory_attention.pos_enc_at_input else torch.zeros_like(position)
 
-    def _memory_position(self, predictor: nn.Module) -> Tensor:
+    def _memory_position(self, predictor: Any) -> Tensor:
         """Return the position code of a memory's cells for every age, (ages, G*G, M), the spatial and the temporal part added."""
         spatial = predictor.memory_encoder.position_encoding(torch.zeros(1, 1, self.grid, self.grid))
         temporal = predictor.maskmem_tpos_enc.detach().flip(0).reshape(-1, 1, self.memory_channels)
@@ -149,8 +160,10 @@ class MemoryAttention(nn.Module):
     def _memory_codes(self, age: Tensor) -> Tensor:
         """Return the position codes (B, N, G*G, M) of memories of these ages (B, N)."""
         codes = functional.embedding(age, self.memory_position.flatten(1))
-        return codes.unflatten(2, (-1, self.memory_channels))
+        unfolded: Tensor = codes.unflatten(2, (-1, self.memory_channels))
+        return unfolded
 
     def _pointer_tokens(self, pointers: Tensor) -> Tensor:
         """Cut each pointer (B, P, C) into C / M tokens of M channels: (B, P * C / M, M)."""
-        return pointers.to(self.dtype).unflatten(2, (-1, self.memory_channels)).flatten(1, 2)
+        tokens: Tensor = pointers.to(self.dtype).unflatten(2, (-1, self.memory_channels)).flatten(1, 2)
+        return tokens

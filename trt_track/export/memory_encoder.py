@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +12,9 @@ from torch.nn import functional
 class MemoryEncoder(nn.Module):
     """Upstream's `_encode_new_memory`, with the rounding that upstream applies when it stores the result."""
 
-    def __init__(self, predictor: nn.Module, dtype: torch.dtype) -> None:
+    encoder: Any
+
+    def __init__(self, predictor: Any, dtype: torch.dtype) -> None:
         """Take the memory encoder out of an upstream predictor.
 
         Args:

@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
 
@@ -26,13 +26,20 @@ _MODULE = "sam2.sam2_video_predictor"
 class PromptLike(Protocol):
     """What the reference reads of a prompt; see `trt_track.runtime.prompts.Prompt`."""
 
-    frame: int
-    object_id: int
-    points_xy_px: np.ndarray
-    labels: np.ndarray
-    box_xyxy_px: np.ndarray | None
-    mask: np.ndarray | None
-    remove: bool
+    @property
+    def frame(self) -> int: ...  # noqa: D102
+    @property
+    def object_id(self) -> int: ...  # noqa: D102
+    @property
+    def points_xy_px(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def labels(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def box_xyxy_px(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def mask(self) -> np.ndarray | None: ...  # noqa: D102
+    @property
+    def remove(self) -> bool: ...  # noqa: D102
 
 
 Logits = dict[int, dict[int, np.ndarray]]
@@ -53,7 +60,7 @@ def components(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def track_upstream(
-    predictor: nn.Module,
+    predictor: Any,
     frames: Sequence[np.ndarray],
     prompts: Sequence[PromptLike],
     *,
@@ -92,14 +99,14 @@ def _holes_filled() -> Iterator[None]:
 class _Driver:
     def __init__(
         self,
-        predictor: nn.Module,
+        predictor: Any,
         frames: Sequence[np.ndarray],
         video_wh: tuple[int, int],
         *,
         reverse: bool,
         on_frame: Callable[[int], None] | None,
     ) -> None:
-        self.predictor: Any = predictor
+        self.predictor = predictor
         self.reverse, self.count, self.on_frame = reverse, len(frames), on_frame
         with mock.patch(f"{_MODULE}.load_video_frames", return_value=(_normalised(frames), video_wh[1], video_wh[0])):
             self.state: dict[str, Any] = self.predictor.init_state("")

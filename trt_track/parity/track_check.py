@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Clip:
 
     def frames(
         self, *, size: int, reverse: bool = False, start: int | None = None, stop: int | None = None, keep_video: bool = False
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         """Yield frames as `VideoSource.frames` does; they were read at one size."""
         if any(frame.model_rgb_hwc.shape[0] != size or (keep_video and frame.video_rgb_hwc is None) for frame in self.held):
             raise ValueError("this clip was read for another model")
@@ -95,7 +95,7 @@ def check_case(tracker: Tracker, predictor: nn.Module, clip: Clip, case: Case, *
     return TrackCheck(case.name, rows, between - started, ended - between)
 
 
-def check_cases(
+def check_cases(  # noqa: PLR0913 - two trackers and what they are given
     tracker: Tracker,
     predictor: nn.Module,
     clip: Clip,

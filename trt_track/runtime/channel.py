@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Channel(Generic[T]):
             self._items.clear()
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Generator[T, None, None]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._finished or self._cancelled)
@@ -63,7 +63,7 @@ class Channel(Generic[T]):
             raise self._error
 
 
-def read_ahead(items: Iterator[T], *, capacity: int, cancelled: threading.Event) -> Iterator[T]:
+def read_ahead(items: Iterator[T], *, capacity: int, cancelled: threading.Event) -> Generator[T, None, None]:
     """Yield `items`, which a thread of its own produces up to `capacity` items ahead.
 
     The thread is gone when the iteration has ended: exhausted, closed or left with an exception.

@@ -65,13 +65,12 @@ def draw_overlay(result: FrameResult, style: OverlayStyle | None = None) -> Imag
 def _tint(region: ImageU8, mask: npt.NDArray[np.bool_], color: tuple[int, int, int], look: tuple[float, int]) -> None:
     """Mix the colour into a region (h, w, 3) where the mask (h, w) is set; look: share of the colour, width of the outline in pixels."""
     share, line_px = look
-    ramp = np.arange(256) * (1 - share)
-    edge = mask & ~_eroded(mask, line_px) if line_px else None
-    for channel, value in enumerate(color):
-        plane = region[..., channel]
-        np.copyto(plane, (ramp + value * share).astype(np.uint8)[plane], where=mask)
-        if edge is not None:
-            plane[edge] = value
+    kept = round((1 - share) * 256)
+    tinted = (np.multiply(region, kept, dtype=np.uint16) >> 8).astype(np.uint8)
+    tinted += np.array([value * (256 - kept) >> 8 for value in color], np.uint8)
+    np.copyto(region, tinted, where=mask[..., None])
+    if line_px:
+        region[mask & ~_eroded(mask, line_px)] = color
 
 
 def _eroded(mask: npt.NDArray[np.bool_], distance: int) -> npt.NDArray[np.bool_]:

@@ -29,7 +29,7 @@ class Orientation:
     @classmethod
     def of(cls, picture: VideoFrame) -> Orientation:
         """Read the display matrix: x' = a x + c y, y' = b x + d y in 16.16 numbers."""
-        matrix = picture.side_data.get(SideDataType.DISPLAYMATRIX)
+        matrix = picture.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload] # PyAV's stubs miss this key
         if matrix is None:
             return cls()
         a, b, _, c, d = struct.unpack("=9i", bytes(matrix))[:5]

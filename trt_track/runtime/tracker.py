@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,7 @@ class Source(Protocol):
     def damage(self) -> str | None:
         """Why the last reading ended early, or None."""
 
-    def frames(self, *, size: int, reverse: bool = ..., start: int | None = ..., stop: int | None = ..., keep_video: bool = ...) -> Iterator[Frame]:
+    def frames(self, *, size: int, reverse: bool = ..., start: int | None = ..., stop: int | None = ..., keep_video: bool = ...) -> Generator[Frame, None, None]:
         """Yield frames in order; see `VideoSource.frames`."""
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class Video:
     def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
 
-    def propagate(self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False) -> Iterator[FrameResult]:
+    def propagate(self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False) -> Generator[FrameResult, None, None]:
         """Track all objects from the first prompted frame on, or with `reverse` from the last prompted one back.
 
         Args:
@@ -238,7 +238,7 @@ class _Propagation:
                 )
         self.late.extend(prompts)
 
-    def run(self, max_frames: int | None, *, keep_video: bool) -> Iterator[FrameResult]:
+    def run(self, max_frames: int | None, *, keep_video: bool) -> Generator[FrameResult, None, None]:
         """Yield a result per frame."""
         prompted = [prompt.frame for prompt in self.video.prompts if not prompt.remove]
         start = max(prompted) if self.reverse else min(prompted)
@@ -259,7 +259,7 @@ class _Propagation:
         if max_frames is None:
             return None
         stop = start - max_frames if self.reverse else start + max_frames
-        return stop if stop >= 0 else None
+        return stop if 0 <= stop < self.video.info.frame_count else None
 
     def _late(self, frame: int) -> list[Prompt]:
         """Sort in the prompts that came since the last result; return those for this frame, joined with what was asked there before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Final, Self
 
@@ -44,7 +44,7 @@ class VideoSource:
     def __init__(self, reader: FrameReader, *, queue_frames: int = 4) -> None:
         self._reader = reader
         self._queue_frames = queue_frames
-        self._running: list[Iterator[Frame]] = []
+        self._running: list[Generator[Frame, None, None]] = []
 
     @property
     def info(self) -> VideoInfo:
@@ -58,7 +58,7 @@ class VideoSource:
 
     def frames(
         self, *, size: int, reverse: bool = False, start: int | None = None, stop: int | None = None, keep_video: bool = False
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         """Yield frames in order of their index, decoded ahead in a thread.
 
         Forward these are `range(start, stop)`, in reverse `range(start, stop, -1)`: `stop` itself is not included.
@@ -86,7 +86,7 @@ class VideoSource:
             raise VideoError(f"{self.info.name}: frames {first} to {end} asked for, but the clip has frames 0 to {count - 1}")
         return range(first, end, -1 if reverse else 1)
 
-    def _iterate(self, request: FrameRequest) -> Iterator[Frame]:
+    def _iterate(self, request: FrameRequest) -> Generator[Frame, None, None]:
         frames = read_ahead(self._reader.read(request), capacity=self._queue_frames, cancelled=request.cancelled)
         self._running.append(frames)
         try:
@@ -97,7 +97,7 @@ class VideoSource:
     def close(self) -> None:
         """End the iterations that still run, and their threads."""
         for frames in list(self._running):
-            frames.close()  # type: ignore[attr-defined]  # a generator
+            frames.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import tiny_graphs as tiny
+
+from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
+from trt_track.errors import EngineRunError, TensorMismatchError
+
+
+@pytest.fixture
+def session(tmp_path):
+    graphs = {}
+    for spec in (tiny.SUM, tiny.UPSCALE):
+        path = tmp_path / f"{spec.name}.onnx"
+        tiny.write_onnx(path, spec)
+        graphs[spec.name] = (spec, path)
+    with OnnxRuntimeSession(graphs, threads=1) as opened:
+        yield opened
+
+
+def sum_inputs(objects=2):
+    bank = np.arange(3 * 8 * 4 * 4, dtype=np.float16).reshape(3, 8, 4, 4) / 64
+    page = np.array([[0, 1], [2, 2]], np.int32)[:objects]
+    return {"bank": bank, "page": page, "negate": np.array([False, True])[:objects]}
+
+
+def test_outputs_are_written_into_the_arrays_given(session):
+    inputs = sum_inputs()
+    total = session.empty((2, 8, 4, 4), "float16")
+    address = total.ctypes.data
+    session.run("memory_sum", inputs, {"total": total})
+    assert np.array_equal(total[0], inputs["bank"][0] + inputs["bank"][1])
+    assert np.array_equal(total[1], -2 * inputs["bank"][2])
+    assert session.download(total).ctypes.data == address
+
+
+def test_a_row_of_a_bank_can_be_the_output(session):
+    bank = session.empty((4, 8, 4, 4), "float16")
+    session.run("memory_sum", sum_inputs(1), {"total": bank[2:3]})
+    assert bank[2].any()
+    assert not bank[[0, 1, 3]].any()
+
+
+def test_sizes_may_change_from_call_to_call(session):
+    for objects in (2, 1, 2):
+        total = session.empty((objects, 8, 4, 4), "float16")
+        session.run("memory_sum", sum_inputs(objects), {"total": total})
+        assert total.any()
+
+
+def test_sizes_from_a_tensor(session):
+    mask = session.empty((1, 5, 7), "uint8")
+    inputs = {"mask_logits": np.ones((1, 1, 8, 8), np.float32), "video_height": np.array([5]), "video_width": np.array([7])}
+    session.run("upscale", inputs, {"mask": mask})
+    assert mask.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"page": np.zeros((2, 2), np.int64)}, "'page'.*int64"),
+        ({"page": np.zeros((3, 2), np.int32)}, "'negate'"),
+        ({"bank": np.zeros((3, 8, 4, 5), np.float16)}, "'bank'"),
+        ({"bank": np.zeros((3, 8, 4, 8), np.float16)[..., ::2]}, "contiguous"),
+        ({"page": None}, "needs tensor 'page'"),
+    ],
+)
+def test_what_does_not_fit_the_contract_is_refused_by_name(session, change, message):
+    inputs = {name: value for name, value in {**sum_inputs(), **change}.items() if value is not None}
+    with pytest.raises(TensorMismatchError, match=message):
+        session.run("memory_sum", inputs, {"total": session.empty((2, 8, 4, 4), "float16")})
+
+
+def test_an_output_of_the_wrong_size_is_refused(session):
+    with pytest.raises(TensorMismatchError, match="'total'"):
+        session.run("memory_sum", sum_inputs(), {"total": session.empty((1, 8, 4, 4), "float16")})
+
+
+def test_a_failure_inside_the_graph_names_it(session):
+    inputs = sum_inputs() | {"page": np.array([[0, 7], [1, 1]], np.int32)}
+    with pytest.raises(EngineRunError, match="'memory_sum' failed"):
+        session.run("memory_sum", inputs, {"total": session.empty((2, 8, 4, 4), "float16")})
+
+
+def test_a_file_that_is_no_graph_is_refused(tmp_path):
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(EngineRunError, match="cannot load graph 'memory_sum'"):
+        OnnxRuntimeSession({"memory_sum": (tiny.SUM, path)})
+
+
+def test_copies_keep_the_dtype(session):
+    target = session.empty((2,), "float32")
+    session.upload(target, np.array([1, 2], np.float32))
+    assert target.tolist() == [1, 2]
+    with pytest.raises(TypeError):
+        session.copy(target, np.zeros(2, np.float64))

@@ -1,10 +1,12 @@
-"""Small clips that tests write themselves."""
+"""Small clips that tests write themselves, and how they read them."""
 
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+from trt_track.runtime.video import open_video
 
 CODEC_OPTIONS = {
     "libx264": {"g": "30", "bf": "3", "crf": "12"},
@@ -49,12 +51,14 @@ def write_clip(
     return path
 
 
-def remux(source: Path, target: Path, *, packets: slice | None = None, **options: str) -> Path:
-    """Copy the packets of a clip into another container."""
+def remux(source: Path, target: Path, *, packets: slice | None = None, earlier: int = 0, **options: str) -> Path:
+    """Copy the packets of a clip into another container, `earlier` ticks before their times."""
     with av.open(str(source)) as read, av.open(str(target), "w", container_options=options) as write:
         stream = write.add_stream_from_template(read.streams.video[0])
         for packet in [packet for packet in read.demux(video=0) if packet.size][packets or slice(None)]:
             packet.stream = stream
+            if earlier:
+                packet.pts, packet.dts = packet.pts - earlier, packet.dts - earlier
             write.mux(packet)
     return target
 
@@ -63,3 +67,18 @@ def decoded(path: Path) -> list[np.ndarray]:
     """All frames of a clip as PyAV gives them, RGB, not rotated."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def read(path: Path, **options):
+    """Open a clip and read all its frames, 32 px wide unless said otherwise."""
+    with open_video(path) as video:
+        frames = list(video.frames(size=options.pop("size", 32), **options))
+        return video, frames
+
+
+def assert_reverse_of(forward, backward):
+    """Fail unless both readings hold the same frames, in opposite order."""
+    assert [frame.index for frame in backward] == [frame.index for frame in forward][::-1]
+    for a, b in zip(forward, backward[::-1], strict=True):
+        assert a.time_s == b.time_s
+        np.testing.assert_array_equal(a.model_rgb_hwc, b.model_rgb_hwc)

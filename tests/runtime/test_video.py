@@ -1,21 +1,14 @@
-import gc
 import importlib.util
-import random
-import threading
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import psutil
 import pytest
-from clip_maker import decoded, picture, remux, write_clip
-from PIL import Image
+from clip_maker import assert_reverse_of, decoded, read, remux, write_clip
 
 from trt_track.errors import VideoError
-from trt_track.runtime.frames import FrameRequest, frame_of
-from trt_track.runtime.video import VideoInfo, VideoSource, open_video
+from trt_track.runtime.video import VideoInfo, open_video
 
 CONTAINERS = [
     ("clip.mp4", "libx264", {}),
@@ -35,26 +28,6 @@ CONTAINERS = [
     ("clip.mpg", "mpeg2video", {}),
     ("clip.gif", "gif", {}),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_threads_left():
-    yield
-    gc.collect()
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("trt-track")] == []
-
-
-def read(path, **options):
-    with open_video(path) as video:
-        frames = list(video.frames(size=options.pop("size", 32), **options))
-        return video, frames
-
-
-def assert_reverse_of(forward, backward):
-    assert [frame.index for frame in backward] == [frame.index for frame in forward][::-1]
-    for a, b in zip(forward, backward[::-1], strict=True):
-        assert a.time_s == b.time_s
-        np.testing.assert_array_equal(a.model_rgb_hwc, b.model_rgb_hwc)
 
 
 @pytest.mark.parametrize(("name", "codec", "options"), CONTAINERS)
@@ -166,222 +139,12 @@ def test_info_of_a_real_clip():
     assert len(frames) == 8
 
 
-# Damage
-
-
-def cut(path, fraction):
-    data = path.read_bytes()
-    target = path.with_name(f"cut_{path.name}")
-    target.write_bytes(data[: int(len(data) * fraction)])
-    return target
-
-
-@pytest.mark.parametrize("name", ["faststart.mp4", "fragmented.mp4", "clip.mkv", "clip.avi", "jpeg.avi"])
-def test_a_clip_that_was_cut_off_yields_its_good_frames(tmp_path, name):
-    whole = tmp_path / "whole.mp4"
-    if name.endswith("avi"):
-        path = write_clip(tmp_path / name, "mjpeg" if "jpeg" in name else "mpeg4", frames=100)
-    else:
-        write_clip(whole, frames=100)
-        flags = {"faststart": "faststart", "fragmented": "frag_keyframe+empty_moov"}
-        options = {"movflags": flags[name.split(".")[0]]} if name.endswith("mp4") else {}
-        path = remux(whole, tmp_path / name, **options)
-    good = read(path)[1]
-    video, frames = read(cut(path, 0.57))
-    assert 25 < len(frames) < 80
-    assert "the clip ends early" in video.damage
-    assert "\n" not in video.damage
-    for frame, expected in zip(frames, good, strict=False):
-        np.testing.assert_array_equal(frame.model_rgb_hwc, expected.model_rgb_hwc)
-
-
-def test_frames_before_damaged_bytes_are_good(tmp_path):
-    path = write_clip(tmp_path / "clip.mp4", frames=100)
-    good = read(path)[1]
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 300] = random.Random(1).randbytes(300)
-    path.write_bytes(data)
-    video, frames = read(path)
-    assert 20 < len(frames) < 80
-    assert f"frame {len(frames)} of 100 cannot be read" in video.damage
-    for frame, expected in zip(frames, good, strict=False):
-        np.testing.assert_array_equal(frame.model_rgb_hwc, expected.model_rgb_hwc)
-    with pytest.raises(VideoError, match="cannot be read"):
-        read(path, reverse=True)
-    before = read(path, reverse=True, start=len(frames) - 1)[1]
-    assert_reverse_of(frames, before)
-
-
-def test_damage_is_forgotten_by_the_next_iteration(tmp_path):
-    path = remux(write_clip(tmp_path / "whole.mp4", frames=100), tmp_path / "fast.mp4", movflags="faststart")
-    with open_video(cut(path, 0.5)) as video:
-        list(video.frames(size=16))
-        assert video.damage
-        list(video.frames(size=16, stop=10))
-        assert video.damage is None
-
-
-def test_stream_that_starts_between_keyframes(tmp_path):
-    path = remux(write_clip(tmp_path / "whole.ts", frames=100), tmp_path / "late.ts", packets=slice(10, None))
+@pytest.mark.parametrize(("shift", "left"), [(7, 93), (40, 60)])
+def test_frames_that_an_edit_list_leaves_out_do_not_count(tmp_path, shift, left):
+    whole = write_clip(tmp_path / "whole.mp4", frames=100)
+    path = remux(whole, tmp_path / "edited.mp4", earlier=shift * 512, avoid_negative_ts="disabled")
     video, forward = read(path)
-    assert video.damage is None
-    assert video.info.frame_count == len(forward) > 60
+    assert video.info.frame_count == len(forward) == left
+    for frame, expected in zip(forward, read(whole)[1][shift:], strict=True):
+        np.testing.assert_array_equal(frame.model_rgb_hwc, expected.model_rgb_hwc)
     assert_reverse_of(forward, read(path, reverse=True)[1])
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("zero.mp4", b"", "the file is empty"),
-        ("noise.mp4", bytes(range(256)) * 50, "not a video that can be read"),
-        ("text.mp4", b"hello world\n" * 100, "not a video"),
-        ("concat.mp4", b"ffconcat version 1.0\nfile other.mp4\n", "not a video"),
-        ("playlist.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nother.mp4\n#EXT-X-ENDLIST\n", "not a video"),
-    ],
-)
-def test_files_that_are_no_video(tmp_path, name, content, message):
-    write_clip(tmp_path / "other.mp4", frames=5)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(VideoError, match=message) as caught:
-        open_video(tmp_path / name)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_is_not_there(tmp_path):
-    with pytest.raises(VideoError, match="no such file or folder"):
-        open_video(tmp_path / "nothing.mp4")
-    with pytest.raises(VideoError, match="folder holds no frames"):
-        open_video(tmp_path)
-
-
-@pytest.mark.parametrize("url", ["http://host/clip.mp4", "rtsp://host/stream", Path("https://host/clip.mp4")])
-def test_urls(url):
-    with pytest.raises(VideoError, match="URLs are not supported yet: download the clip first"):
-        open_video(url)
-
-
-def test_sound_without_pictures(tmp_path):
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 44100
-        container.mux(stream.encode(sound))
-        container.mux(stream.encode())
-    with pytest.raises(VideoError, match="holds no video stream"):
-        open_video(path)
-
-
-# The thread and its queue
-
-
-class CountingReader:
-    def __init__(self, count=1000, fails_at=None):
-        self.info = VideoInfo("fake", 8, 8, count, Fraction(25), 0, Path("fake"))
-        self.damage = None
-        self.made = self.taken = self.ahead = 0
-        self.fails_at = fails_at
-        self.closed = False
-
-    def read(self, request: FrameRequest):
-        try:
-            for index in request.indexes:
-                if index == self.fails_at:
-                    raise VideoError("the disk has gone")
-                self.made += 1
-                self.ahead = max(self.ahead, self.made - self.taken)
-                yield frame_of(index, 0.0, np.zeros((request.size, request.size, 3), np.uint8))
-        finally:
-            self.closed = True
-
-
-def test_queue_is_bounded():
-    reader = CountingReader(200)
-    for _ in VideoSource(reader).frames(size=4):
-        reader.taken += 1
-        time.sleep(0.001)
-    assert reader.taken == 200
-    assert reader.ahead <= 6  # 4 wait, one is being made, one is being taken
-
-
-def test_error_crosses_the_thread_after_the_good_frames():
-    frames = VideoSource(CountingReader(fails_at=7)).frames(size=4)
-    assert [next(frames).index for _ in range(7)] == list(range(7))
-    with pytest.raises(VideoError, match="the disk has gone"):
-        next(frames)
-
-
-def test_leaving_early_stops_the_thread():
-    reader = CountingReader()
-    for _ in VideoSource(reader).frames(size=4):
-        break
-    gc.collect()
-    assert reader.closed
-    assert reader.made < 10
-    with VideoSource(CountingReader()) as video:
-        frames = video.frames(size=4)
-        next(frames)
-    assert next(frames, None) is None
-
-
-def test_closing_in_reverse_is_prompt(tmp_path):
-    path = write_clip(tmp_path / "clip.mp4", frames=400, options={"g": "400"})
-    frames = open_video(path).frames(size=32, reverse=True)
-    next(frames)
-    started = time.perf_counter()
-    frames.close()
-    assert time.perf_counter() - started < 0.5
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-def test_memory_does_not_grow_with_the_clip(tmp_path, reverse):
-    peaks_mib = []
-    for count in (100, 300):
-        path = write_clip(tmp_path / f"{count}.mp4", frames=count, options={"g": "50"})
-        rss = [psutil.Process().memory_info().rss for _ in open_video(path).frames(size=512, reverse=reverse, keep_video=True)]
-        peaks_mib.append(max(rss) / 2**20)
-    assert peaks_mib[1] < peaks_mib[0] + 40  # 200 frames more would be 150 MiB
-
-
-# Folders
-
-
-def test_folder_is_what_upstream_reads(tmp_path):
-    for index in (10, 2, 1):
-        Image.fromarray(picture(index, 60, 40)).save(tmp_path / f"{index}.jpg", quality=90)
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "._1.jpg").write_text("no image either")
-    video, frames = read(tmp_path, size=32, keep_video=True)
-    assert (video.info.width, video.info.height, video.info.frame_count, video.info.frame_rate) == (60, 40, 3, 30)
-    assert frames[2].time_s == pytest.approx(2 / 30)
-    for frame, number in zip(frames, (1, 2, 10), strict=True):
-        image = Image.open(tmp_path / f"{number}.jpg")
-        np.testing.assert_array_equal(frame.model_rgb_hwc, np.array(image.convert("RGB").resize((32, 32))))
-        np.testing.assert_array_equal(frame.video_rgb_hwc, np.array(image.convert("RGB")))
-    assert_reverse_of(frames, read(tmp_path, reverse=True)[1])
-
-
-def test_folder_with_two_sizes(tmp_path):
-    Image.new("RGB", (60, 40)).save(tmp_path / "0.png")
-    Image.new("RGB", (40, 60)).save(tmp_path / "1.png")
-    with pytest.raises(VideoError, match=r"0.png is 60x40 and 1.png is 40x60"):
-        open_video(tmp_path)
-
-
-def test_folder_with_a_damaged_image(tmp_path):
-    for index in range(3):
-        Image.fromarray(picture(index, 60, 40)).save(tmp_path / f"{index}.jpg")
-    content = (tmp_path / "1.jpg").read_bytes()
-    (tmp_path / "1.jpg").write_bytes(content[:-60])
-    video, frames = read(tmp_path)
-    assert [frame.index for frame in frames] == [0]
-    assert "frame 1 of 3 cannot be read (1.jpg" in video.damage
-    with pytest.raises(VideoError, match=r"frame 1 of 3"):
-        read(tmp_path, reverse=True)
-    (tmp_path / "1.jpg").write_bytes(b"")
-    with pytest.raises(VideoError, match="not an image"):
-        open_video(tmp_path)

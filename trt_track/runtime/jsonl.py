@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -67,7 +68,8 @@ class JsonlWriter:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._file.truncate(self._good_bytes)
+            with suppress(OSError):  # a device has no length
+                self._file.truncate(self._good_bytes)
             raise
         self._good_bytes += len(line)
 

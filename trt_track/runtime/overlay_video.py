@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, Self
@@ -14,6 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from trt_track.errors import OutputError
+from trt_track.runtime.fragment_file import FragmentFile
 from trt_track.runtime.output_file import output_errors
 from trt_track.runtime.overlay import OverlayStyle, draw_overlay
 from trt_track.runtime.results import FrameResult
@@ -40,6 +43,7 @@ class OverlayVideoWriter:
         self._to_yuv = VideoReformatter()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
+        self._file: FragmentFile | None = None
         self._held: FrameResult | None = None
         self._last_pts: int | None = None
 
@@ -60,7 +64,7 @@ class OverlayVideoWriter:
         rgb = av.VideoFrame.from_numpy_buffer(image, "rgb24")
         frame = self._to_yuv.reformat(rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
         frame.pts, frame.time_base = self._pts(result.time_s), Fraction(1, self._ticks)
-        with output_errors(self._path):
+        with output_errors(self._path), self._abandoned_on_error():
             container, stream = self._opened(image.shape[1], image.shape[0])
             container.mux(stream.encode(frame))
 
@@ -74,7 +78,8 @@ class OverlayVideoWriter:
     def _opened(self, width: int, height: int) -> tuple[OutputContainer, VideoStream]:
         if self._container is None or self._stream is None:
             options = {"movflags": "hybrid_fragmented+frag_keyframe", "flush_packets": "1"}
-            self._container = av.open(str(self._path), "w", format="mp4", container_options=options)
+            self._file = FragmentFile(self._path)
+            self._container = av.open(self._file, "w", format="mp4", container_options=options)
             self._stream = self._add_stream(self._container, width, height)
         return self._container, self._stream
 
@@ -96,22 +101,30 @@ class OverlayVideoWriter:
             OutputError: the end cannot be written; the file can be played up to there.
         """
         held, self._held = self._held, None
-        try:
-            if held is not None:
-                self._encode(held)
-        finally:
-            self._finish()
-
-    def _finish(self) -> None:
-        container, stream = self._container, self._stream
-        self._container = self._stream = None
-        if container is None or stream is None:
+        if held is not None:
+            self._encode(held)
+        container, stream, file = self._container, self._stream, self._file
+        if container is None or stream is None or file is None:
             return
-        with output_errors(self._path):
-            try:
-                container.mux(stream.encode())
-            finally:
+        with output_errors(self._path), self._abandoned_on_error():
+            container.mux(stream.encode())
+            container.close()
+            file.close()
+        self._container = self._stream = self._file = None
+
+    @contextmanager
+    def _abandoned_on_error(self) -> Iterator[None]:
+        """Leave the file as it is when writing fails: going on would crash in libavformat, its end would spoil the fragments."""
+        try:
+            yield
+        except BaseException:
+            container, file = self._container, self._file
+            self._container = self._stream = self._file = self._held = None
+            if file is not None:
+                file.abandon()  # first: a container without its file is closed without writing
+            if container is not None:
                 container.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -89,7 +89,7 @@ class RunFolder:
         """
         if self._thread is None:
             with output_errors(self.path):
-                _prepare_folder(self.path)
+                self._prepare()
             self._thread = threading.Thread(target=self._work, name="trt-track-writer", daemon=True)
             self._thread.start()
         if not self._results.put(result):
@@ -109,7 +109,7 @@ class RunFolder:
         content = json.dumps({**run, "frames_written": self.frames_written}, indent=2, ensure_ascii=False) + "\n"
         with output_errors(self.path / _FINISHED):
             if self._thread is None:  # asked for, though there was no result
-                _prepare_folder(self.path)
+                self._prepare()
             write_whole(self.path / _FINISHED, content.encode())
             (self.path / _UNFINISHED).unlink(missing_ok=True)
 
@@ -121,6 +121,14 @@ class RunFolder:
         """
         self._stop()
         self._raise_error()
+
+    def _prepare(self) -> None:
+        """Create the folder, mark it as unfinished and remove what an earlier run left."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _UNFINISHED).touch()
+        (self.path / _FINISHED).unlink(missing_ok=True)
+        for file in _run_files(self.path):
+            file.unlink()
 
     def _stop(self) -> None:
         self._results.finish()
@@ -186,12 +194,3 @@ def _run_files(folder: Path) -> list[Path]:
     masks = folder / _MASKS
     images = [file for file in masks.iterdir() if _MASK_FILE.fullmatch(file.name)] if masks.is_dir() else []
     return [file for file in (folder / _TRACKS, folder / _VIDEO) if file.exists()] + sorted(images)
-
-
-def _prepare_folder(folder: Path) -> None:
-    """Create the folder, mark it as unfinished and remove what an earlier run left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _UNFINISHED).touch()
-    (folder / _FINISHED).unlink(missing_ok=True)
-    for file in _run_files(folder):
-        file.unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any, Protocol
 from unittest import mock
@@ -17,10 +18,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
 
 _MODULE = "sam2.sam2_video_predictor"
+# Masks before filling that are kept until their frame is collected: more than one frame has objects.
+_KEPT = 64
 
 
 class PromptLike(Protocol):
@@ -42,8 +46,19 @@ class PromptLike(Protocol):
     def remove(self) -> bool: ...  # noqa: D102
 
 
-Logits = dict[int, dict[int, np.ndarray]]
-"""Frame number -> object id -> low-resolution mask logits (1, S/4, S/4) float32, small holes filled."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a tracker found of one object on one frame."""
+
+    logits: np.ndarray
+    """(1, S/4, S/4) float32, the decoder's, before small holes are filled: filling is a choice that a rounding error can turn, and a
+    turned choice is a matter for the mask."""
+    mask_hw: np.ndarray
+    """(H, W) bool at the video's size, small holes filled."""
+
+
+Track = dict[int, dict[int, Found]]
+"""Frame number -> object id -> what was found."""
 
 
 def components(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,8 +82,8 @@ def track_upstream(
     video_wh: tuple[int, int],
     reverse: bool = False,
     on_frame: Callable[[int], None] | None = None,
-) -> Logits:
-    """Track with upstream's predictor and return the logits of every object on every frame.
+) -> Track:
+    """Track with upstream's predictor and return what it found of every object on every frame.
 
     Args:
         predictor: upstream's `SAM2VideoPredictor`.
@@ -78,8 +93,8 @@ def track_upstream(
         reverse: from the last prompted frame towards the start of the clip.
         on_frame: called with the number of each frame as it is done.
     """
-    with _quiet(), _holes_filled():
-        return _Driver(predictor, frames, video_wh, reverse=reverse, on_frame=on_frame).run(prompts)
+    with _quiet(), _holes_filled() as unfilled:
+        return _Driver(predictor, frames, video_wh, unfilled, reverse=reverse, on_frame=on_frame).run(prompts)
 
 
 @contextmanager
@@ -91,9 +106,24 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _holes_filled() -> Iterator[None]:
-    with mock.patch("sam2.utils.misc.get_connected_components", components):
-        yield
+def _holes_filled() -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Let upstream fill holes without its extension; yield the list of its last (filled, unfilled) masks."""
+    import sam2.utils.misc
+
+    fill = sam2.utils.misc.fill_holes_in_mask_scores
+    last: list[tuple[Tensor, Tensor]] = []
+
+    def remember(mask: Tensor, max_area: int) -> Tensor:
+        filled: Tensor = fill(mask, max_area)
+        last.append((filled, mask))
+        del last[:-_KEPT]
+        return filled
+
+    with (
+        mock.patch("sam2.utils.misc.get_connected_components", components),
+        mock.patch(f"{_MODULE}.fill_holes_in_mask_scores", remember),
+    ):
+        yield last
 
 
 class _Driver:
@@ -102,6 +132,7 @@ class _Driver:
         predictor: Any,
         frames: Sequence[np.ndarray],
         video_wh: tuple[int, int],
+        unfilled: list[tuple[Tensor, Tensor]],
         *,
         reverse: bool,
         on_frame: Callable[[int], None] | None,
@@ -110,9 +141,10 @@ class _Driver:
         self.reverse, self.count, self.on_frame = reverse, len(frames), on_frame
         with mock.patch(f"{_MODULE}.load_video_frames", return_value=(_normalised(frames), video_wh[1], video_wh[0])):
             self.state: dict[str, Any] = self.predictor.init_state("")
-        self.logits: Logits = {}
+        self.unfilled, self.size = unfilled, (video_wh[1], video_wh[0])
+        self.track: Track = {}
 
-    def run(self, prompts: Sequence[PromptLike]) -> Logits:
+    def run(self, prompts: Sequence[PromptLike]) -> Track:
         """Walk from prompted frame to prompted frame."""
         step = -1 if self.reverse else 1
         stops = sorted({prompt.frame for prompt in prompts}, reverse=self.reverse)
@@ -128,7 +160,7 @@ class _Driver:
                 self._prompt(prompt)
             position = frame + step
         self._propagate(position, 0 if self.reverse else self.count - 1)
-        return self.logits
+        return self.track
 
     def _propagate(self, first: int, last: int) -> None:
         """Track all objects from `first` to `last`, both included."""
@@ -184,7 +216,11 @@ class _Driver:
             self.on_frame(prompt.frame)
 
     def _keep(self, frame: int, object_id: int, found: dict[str, Tensor]) -> None:
-        self.logits.setdefault(frame, {})[object_id] = found["pred_masks"][0].float().cpu().numpy().copy()
+        filled = found["pred_masks"]
+        logits = next((before for after, before in reversed(self.unfilled) if after is filled), filled)
+        resized = functional.interpolate(filled.float(), self.size, mode="bilinear", align_corners=False)
+        mask = (resized[0, 0] > 0).cpu().numpy()
+        self.track.setdefault(frame, {})[object_id] = Found(logits[0].float().cpu().numpy().copy(), mask)
 
 
 def _normalised(frames: Sequence[np.ndarray]) -> Tensor:

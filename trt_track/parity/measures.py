@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from trt_track.export.reference import Found
 
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
     "fp32": {"memory": 1e-2, "mask": 1e-3, "*": 2e-4},
@@ -82,9 +85,8 @@ def compare_outputs(
 
 def compare_tracks(
     case: str,
-    tracked: Mapping[int, Mapping[int, np.ndarray]],
-    upstream: Mapping[int, Mapping[int, np.ndarray]],
-    upscale: Callable[[np.ndarray], np.ndarray],
+    tracked: Mapping[int, Mapping[int, Found]],
+    upstream: Mapping[int, Mapping[int, Found]],
     *,
     precision: str,
 ) -> list[TrackDeviation]:
@@ -92,9 +94,8 @@ def compare_tracks(
 
     Args:
         case: names them in the table.
-        tracked: frame -> object id -> logits (1, S/4, S/4) of trt-track.
+        tracked: frame -> object id -> what trt-track found.
         upstream: the same of upstream.
-        upscale: logits -> mask (H, W) bool at the video's size, the reference's own.
         precision: of the bundle, it picks the bounds.
     """
     rows = []
@@ -105,11 +106,10 @@ def compare_tracks(
                 rows.append(TrackDeviation(case, frame, object_id, float("inf"), 0.0, 0, passed=False))
                 continue
             want, got = theirs[object_id], ours[object_id]
-            logits = _fraction(float(np.abs(got - want).max()), float(want.max() - want.min()))
-            wanted = upscale(want)
-            iou = mask_iou(upscale(got), wanted)
+            logits = _fraction(float(np.abs(got.logits - want.logits).max()), float(want.logits.max() - want.logits.min()))
+            iou = mask_iou(got.mask_hw, want.mask_hw)
             passed = logits <= TRACK_LOGITS[precision] and iou >= TRACK_IOU[precision]
-            rows.append(TrackDeviation(case, frame, object_id, logits, iou, int(wanted.sum()), passed=passed))
+            rows.append(TrackDeviation(case, frame, object_id, logits, iou, int(want.mask_hw.sum()), passed=passed))
     return rows
 
 

@@ -7,12 +7,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
-from torch.nn import functional
 
-from trt_track.export.reference import Logits, track_upstream
+from trt_track.export.reference import Found, Track, track_upstream
 from trt_track.parity.cases import Case
 from trt_track.parity.measures import TrackDeviation, compare_tracks
 from trt_track.runtime.frames import Frame, VideoInfo
@@ -70,15 +67,16 @@ def first_frames(clip: Clip, count: int) -> Clip:
     return Clip(replace(clip.info, frame_count=len(held)), held)
 
 
-def track(tracker: Tracker, clip: Clip, case: Case) -> Logits:
-    """Track a case with trt-track and return the logits of every object on every frame."""
+def track(tracker: Tracker, clip: Clip, case: Case) -> Track:
+    """Track a case with trt-track and return what it found of every object on every frame."""
     video = Video(tracker, clip)
     video.add_prompts(case.prompts)
-    found: Logits = {}
+    track: Track = {}
     for result in video.propagate(reverse=case.reverse):
         if result.logits is not None:
-            found[result.frame_index] = dict(zip(result.object_ids, result.logits, strict=True))
-    return found
+            found = map(Found, result.logits, result.masks.astype(bool))
+            track[result.frame_index] = dict(zip(result.object_ids, found, strict=True))
+    return track
 
 
 def check_case(tracker: Tracker, predictor: nn.Module, clip: Clip, case: Case, *, precision: str) -> TrackCheck:
@@ -91,7 +89,7 @@ def check_case(tracker: Tracker, predictor: nn.Module, clip: Clip, case: Case, *
     video_wh = (clip.info.width, clip.info.height)
     theirs = track_upstream(predictor, frames, case.prompts, video_wh=video_wh, reverse=case.reverse)
     ended = time.perf_counter()
-    rows = compare_tracks(case.name, ours, theirs, lambda logits: _upscale(logits, video_wh), precision=precision)
+    rows = compare_tracks(case.name, ours, theirs, precision=precision)
     return TrackCheck(case.name, rows, between - started, ended - between)
 
 
@@ -111,11 +109,3 @@ def check_cases(  # noqa: PLR0913 - two trackers and what they are given
             on_case(case.name)
         checks.append(check_case(tracker, predictor, clip, case, precision=precision))
     return checks
-
-
-def _upscale(logits: np.ndarray, video_wh: tuple[int, int]) -> np.ndarray:
-    """Return the mask (H, W) that upstream makes of logits (1, S/4, S/4)."""
-    size = (video_wh[1], video_wh[0])
-    resized = functional.interpolate(torch.from_numpy(logits)[None], size, mode="bilinear", align_corners=False)
-    mask: np.ndarray = (resized[0, 0] > 0).numpy()
-    return mask

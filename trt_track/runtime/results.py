@@ -36,7 +36,7 @@ class FrameResult:
     presence: npt.NDArray[np.float32]
     """(B,) float32 logits, > 0 where the object is in the frame."""
     logits: npt.NDArray[np.float32] | None = None
-    """(B, 1, S/4, S/4) float32, > 0 inside the object; None if not kept."""
+    """(B, 1, S/4, S/4) float32 of the decoder, > 0 inside the object, before small holes are filled; None if not kept."""
     video_rgb_hwc: npt.NDArray[np.uint8] | None = None
     """(H, W, 3) uint8 RGB, the frame itself; None if not kept."""
 

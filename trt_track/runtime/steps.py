@@ -24,7 +24,7 @@ class Outcome:
     mask_hw: np.ndarray
     """(H, W) bool, in pixels of the video."""
     logits: np.ndarray
-    """(1, S/4, S/4) float32, small holes filled, > 0 inside the object."""
+    """(1, S/4, S/4) float32, the decoder's, > 0 inside the object; small holes are filled in the mask only."""
     iou: float
     """Predicted IoU of the mask, 0 to 1."""
     presence: float
@@ -198,7 +198,7 @@ class Steps:
     def _outcomes(self, objects: int) -> list[Outcome]:
         """Copy out what the last batch found."""
         masks = self.session.download(self.upscaled["mask"][:objects]).view(np.bool_).copy()
-        logits = self.session.download(self.upscaled["filled_logits"][:objects]).copy()
+        logits = self.session.download(self.decoded["mask_logits"][:objects]).copy()
         ious = self.session.download(self.decoded["iou"][:objects]).tolist()
         scores = self.session.download(self.decoded["object_score"][:objects]).tolist()
         return [Outcome(masks[i], logits[i], ious[i], scores[i]) for i in range(objects)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -120,11 +121,12 @@ def load_weights(predictor: nn.Module, checkpoint: Path | None, seed: int | None
 
 @contextmanager
 def export_extra() -> Iterator[None]:
-    """Turn a missing PyTorch or sam2 into advice.
+    """Turn a missing PyTorch or sam2 into advice, and keep PyTorch's threads from waiting in a loop that takes the others' cores.
 
     Raises:
         ModelError: a package of the extra `export` is missing.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
     except ModuleNotFoundError as error:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trt_track.engines.bundle import Bundle
+    from trt_track.parity.cases import Case
     from trt_track.parity.measures import Deviation
-    from trt_track.parity.track_check import TrackCheck
+    from trt_track.parity.track_check import Clip, TrackCheck
+    from trt_track.runtime.tracker import Tracker
 
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 Source = Annotated[Path | None, typer.Option("--clip", help="A clip to track end to end; without one only the graphs are compared.")]
@@ -50,6 +52,9 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     from trt_track.runtime.tracker import Tracker
 
     opened = Bundle.open(bundle)
+    if report is not None:
+        _prepare(report)  # rather now than after all the work
+    plan = None if clip is None else _plan(clip, opened.model.image_size, frames, case)
     predictor = _predictor(opened, checkpoint, config)
     name, why = choose_backend(backend, opened)
     typer.echo(f"backend: {why}", err=True)
@@ -59,7 +64,7 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
             tracker.session, predictor, precision=precision, on_graph=lambda graph: typer.echo(f"graph: {graph}", err=True)
         )
         print_graphs(graphs)
-        tracks = _tracks(tracker, predictor, clip, frames, precision, case)
+        tracks = [] if plan is None else _tracks(tracker, predictor, plan, precision)
     if report is not None:
         report.write_text(json.dumps(_json(opened, name, graphs, tracks), indent=1) + "\n", encoding="utf-8")
     failed = sum(not row.passed for row in graphs) + sum(not row.passed for check in tracks for row in check.rows)
@@ -69,22 +74,38 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     raise typer.Exit(1 if failed else 0)
 
 
-def _tracks(  # noqa: PLR0913, PLR0917
-    tracker: Any, predictor: nn.Module, clip: Path | None, frames: int, precision: str, only: list[str] | None
-) -> list[TrackCheck]:
-    if clip is None:
-        return []
-    from trt_track.parity.cases import MIN_FRAMES, all_cases
-    from trt_track.parity.track_check import check_cases, read_clip
+def _prepare(report: Path) -> None:
+    """Make sure that the report can be written.
 
-    held = read_clip(clip, size=tracker.model.image_size, frames=frames)
+    Raises:
+        OutputError: it cannot.
+    """
+    from trt_track.runtime.output_file import output_errors
+
+    with output_errors(report):
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.open("a").close()
+
+
+def _plan(clip: Path, size: int, frames: int, only: list[str] | None) -> tuple[Clip, list[Case]]:
+    """Read the clip and choose the cases, before anything that takes long."""
+    from trt_track.parity.cases import MIN_FRAMES, all_cases
+    from trt_track.parity.track_check import read_clip
+
+    held = read_clip(clip, size=size, frames=frames)
     if held.info.frame_count < MIN_FRAMES:
         raise ModelError(f"{clip} has {held.info.frame_count} frames: parity needs at least {MIN_FRAMES}")
     cases = all_cases(held.info.frame_count, held.info.width, held.info.height)
     chosen = [one for one in cases if not only or any(word in one.name for word in only)]
     if not chosen:
         raise ModelError(f"no such case: choose from {', '.join(one.name for one in cases)}")
-    checks = check_cases(tracker, predictor, held, chosen, precision=precision, on_case=lambda name: typer.echo(f"case: {name}", err=True))
+    return held, chosen
+
+
+def _tracks(tracker: Tracker, predictor: nn.Module, plan: tuple[Clip, list[Case]], precision: str) -> list[TrackCheck]:
+    from trt_track.parity.track_check import check_cases
+
+    checks = check_cases(tracker, predictor, *plan, precision=precision, on_case=lambda name: typer.echo(f"case: {name}", err=True))
     print_tracks(checks)
     return checks
 
@@ -132,7 +153,17 @@ def print_tracks(checks: list[TrackCheck]) -> None:
     from rich.table import Table
 
     table = Table(
-        "case", "frames", "logits, of the range", "least mask IoU", "mask pixels", "s", "upstream s", "", box=None, pad_edge=False
+        "case",
+        "frames",
+        "logits, of the range",
+        "least IoU",
+        "holes filled",
+        "mask pixels",
+        "s",
+        "upstream s",
+        "",
+        box=None,
+        pad_edge=False,
     )
     for check in checks:
         pixels = [row.pixels for row in check.rows]
@@ -142,6 +173,7 @@ def print_tracks(checks: list[TrackCheck]) -> None:
             str(len({row.frame for row in check.rows})),
             f"{max(row.logits for row in check.rows):.2e}",
             f"{min(row.iou for row in check.rows):.6f}",
+            f"{min(row.filled_iou for row in check.rows):.6f}",
             f"{min(pixels)} to {max(pixels)}",
             f"{check.seconds:.1f}",
             f"{check.upstream_seconds:.1f}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trt_track.errors import BundleError, PromptError
+from trt_track.errors import BundleError, OutputError, PromptError
 
 if TYPE_CHECKING:
     from trt_track.engines.bundle import Bundle
@@ -77,6 +77,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     from trt_track.engines.backends import choose_backend, open_session
     from trt_track.engines.bundle import Bundle
     from trt_track.engines.library import find_bundle
+    from trt_track.runtime.mask_images import check_ids
     from trt_track.runtime.prompts import check_prompts, merge_prompts
     from trt_track.runtime.run_folder import RunFolder
     from trt_track.runtime.tracker import Tracker, Video
@@ -85,6 +86,8 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     if (bundle is None) == (model is None):
         raise BundleError("name the model: either --bundle FOLDER or --model NAME (see trt-track models list and trt-track export)")
     kinds = {kind.strip() for kind in save.split(",") if kind.strip()}
+    if not kinds:
+        raise OutputError("--save names nothing to write: choose from video, jsonl, png")
     with ExitStack() as stack:
         clip = stack.enter_context(open_video(source))
         asked = list(read_all_prompts(box, point, mask, prompts))
@@ -92,6 +95,8 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
             merge_prompts(asked), width=clip.info.width, height=clip.info.height, frame_count=clip.info.frame_count, reverse=reverse
         )
         folder = RunFolder(out or Path("runs") / clip.info.name, frame_rate=clip.info.frame_rate, save=kinds, overwrite=overwrite)
+        if "png" in kinds:
+            check_ids(prompt.object_id for prompt in asked)
         opened = Bundle.open(bundle if bundle is not None else find_bundle(str(model), image_size=size, precision=precision))
         name, why = choose_backend(backend, opened)
         typer.echo(f"backend: {why}", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,7 @@ def find_bundle(model: str | Path, *, image_size: int | None = None, precision: 
     found = [
         (wanted, size, folder)
         for wanted, kind in enumerate(PRECISIONS)
-        for folder in library_folder().glob(f"{name}-*-{kind}")
+        for folder in library_folder().glob("*")
         if precision in {None, kind} and (size := _size(folder, name, kind)) and image_size in {None, size}
     ]
     if not found:
@@ -56,5 +57,5 @@ def find_bundle(model: str | Path, *, image_size: int | None = None, precision: 
 
 def _size(folder: Path, name: str, precision: str) -> int:
     """Read the image size from the name of a library folder; 0 where it is another model's."""
-    middle = folder.name.removeprefix(f"{name}-").removesuffix(f"-{precision}")
-    return int(middle) if middle.isdigit() and (folder / MANIFEST).is_file() else 0
+    found = re.fullmatch(f"{re.escape(name)}-([0-9]+)-{precision}", folder.name)
+    return int(found[1]) if found and (folder / MANIFEST).is_file() else 0

@@ -101,7 +101,7 @@ class MaskUpscale(nn.Module):
         filled = self.fill(mask_logits)
         height: Any = video_height.item()
         width: Any = video_width.item()
-        torch._check(height > 0)  # noqa: SLF001 - the exporter must know that these are sizes
-        torch._check(width > 0)  # noqa: SLF001
+        torch._check(height > 0)
+        torch._check(width > 0)
         resized = functional.interpolate(filled, size=(height, width), mode="bilinear", align_corners=False)
         return filled, filled.clamp(-PROMPT_LOGIT, PROMPT_LOGIT), (resized[:, 0] > 0).to(torch.uint8)

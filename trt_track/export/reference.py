@@ -7,7 +7,7 @@ between, so that an object that appears on frame 5 is not tracked before it, and
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -53,8 +53,17 @@ class Found:
     logits: np.ndarray
     """(1, S/4, S/4) float32, the decoder's, before small holes are filled: filling is a choice that a rounding error can turn, and a
     turned choice is a matter for the mask."""
+    unfilled_hw: np.ndarray
+    """(H, W) bool at the video's size, made of these logits."""
     mask_hw: np.ndarray
-    """(H, W) bool at the video's size, small holes filled."""
+    """(H, W) bool at the video's size, small holes filled: what users get."""
+
+
+def upscale(logits: Tensor, video_wh: tuple[int, int]) -> np.ndarray:
+    """Return the mask (H, W) bool that upstream makes of logits (1, 1, S/4, S/4)."""
+    resized = functional.interpolate(logits.float(), (video_wh[1], video_wh[0]), mode="bilinear", align_corners=False)
+    mask: np.ndarray = (resized[0, 0] > 0).cpu().numpy()
+    return mask
 
 
 Track = dict[int, dict[int, Found]]
@@ -81,7 +90,6 @@ def track_upstream(
     *,
     video_wh: tuple[int, int],
     reverse: bool = False,
-    on_frame: Callable[[int], None] | None = None,
 ) -> Track:
     """Track with upstream's predictor and return what it found of every object on every frame.
 
@@ -91,10 +99,9 @@ def track_upstream(
         prompts: in any order, one per object and frame.
         video_wh: size that the prompts are given in.
         reverse: from the last prompted frame towards the start of the clip.
-        on_frame: called with the number of each frame as it is done.
     """
     with _quiet(), _holes_filled() as unfilled:
-        return _Driver(predictor, frames, video_wh, unfilled, reverse=reverse, on_frame=on_frame).run(prompts)
+        return _Driver(predictor, frames, video_wh, unfilled, reverse=reverse).run(prompts)
 
 
 @contextmanager
@@ -135,13 +142,12 @@ class _Driver:
         unfilled: list[tuple[Tensor, Tensor]],
         *,
         reverse: bool,
-        on_frame: Callable[[int], None] | None,
     ) -> None:
         self.predictor = predictor
-        self.reverse, self.count, self.on_frame = reverse, len(frames), on_frame
+        self.reverse, self.count = reverse, len(frames)
         with mock.patch(f"{_MODULE}.load_video_frames", return_value=(_normalised(frames), video_wh[1], video_wh[0])):
             self.state: dict[str, Any] = self.predictor.init_state("")
-        self.unfilled, self.size = unfilled, (video_wh[1], video_wh[0])
+        self.unfilled, self.video_wh = unfilled, video_wh
         self.track: Track = {}
 
     def run(self, prompts: Sequence[PromptLike]) -> Track:
@@ -182,9 +188,7 @@ class _Driver:
         """Do for frame 0 in reverse what `propagate_in_video` does for every other frame."""
         for index in range(len(self.state["obj_ids"])):
             outputs = self.state["output_dict_per_obj"][index]
-            found, _ = self.predictor._run_single_frame_inference(  # noqa: SLF001
-                self.state, outputs, 0, 1, False, None, None, True, True
-            )
+            found, _ = self.predictor._run_single_frame_inference(self.state, outputs, 0, 1, False, None, None, True, True)
             outputs["non_cond_frame_outputs"][0] = found
         self._collect(0)
 
@@ -193,8 +197,6 @@ class _Driver:
             outputs = self.state["output_dict_per_obj"][index]
             found = outputs["cond_frame_outputs"].get(frame) or outputs["non_cond_frame_outputs"][frame]
             self._keep(frame, object_id, found)
-        if self.on_frame:
-            self.on_frame(frame)
 
     def _prompt(self, prompt: PromptLike) -> None:
         if prompt.mask is not None:
@@ -212,15 +214,12 @@ class _Driver:
         outputs = self.state["temp_output_dict_per_obj"][index]
         found = outputs["cond_frame_outputs"].get(prompt.frame) or outputs["non_cond_frame_outputs"][prompt.frame]
         self._keep(prompt.frame, prompt.object_id, found)
-        if self.on_frame:
-            self.on_frame(prompt.frame)
 
     def _keep(self, frame: int, object_id: int, found: dict[str, Tensor]) -> None:
         filled = found["pred_masks"]
         logits = next((before for after, before in reversed(self.unfilled) if after is filled), filled)
-        resized = functional.interpolate(filled.float(), self.size, mode="bilinear", align_corners=False)
-        mask = (resized[0, 0] > 0).cpu().numpy()
-        self.track.setdefault(frame, {})[object_id] = Found(logits[0].float().cpu().numpy().copy(), mask)
+        masks = upscale(logits, self.video_wh), upscale(filled, self.video_wh)
+        self.track.setdefault(frame, {})[object_id] = Found(logits[0].float().cpu().numpy().copy(), *masks)
 
 
 def _normalised(frames: Sequence[np.ndarray]) -> Tensor:

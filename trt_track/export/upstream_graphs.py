@@ -54,7 +54,7 @@ class UpstreamGraphs:
         flat, flat_position = (tensor.flatten(2).permute(2, 0, 1) for tensor in (x["embed"], position))
         rows = []
         for row in range(x["page"].shape[0]):
-            features = self.net._prepare_memory_conditioned_features(  # noqa: SLF001
+            features = self.net._prepare_memory_conditioned_features(
                 frame_idx=_NOW,
                 is_init_cond_frame=False,
                 current_vision_feats=[flat],
@@ -84,7 +84,7 @@ class UpstreamGraphs:
         for row in range(x["points"].shape[0]):
             one = slice(row, row + 1)
             multimask = bool(x["multimask"][row])
-            heads = self.net._forward_sam_heads(  # noqa: SLF001
+            heads = self.net._forward_sam_heads(
                 x["conditioned"][one],
                 {"point_coords": x["points"][one], "point_labels": x["labels"][one]},
                 x["mask_prompt"][one] if bool(x["has_mask"][row]) else None,
@@ -102,7 +102,7 @@ class UpstreamGraphs:
         for row in range(x["mask_logits"].shape[0]):
             logits = functional.interpolate(x["mask_logits"][row : row + 1], (size, size), mode="bilinear", align_corners=False)
             grid = x["embed"].shape[-1]
-            memory, _ = self.net._encode_new_memory(  # noqa: SLF001
+            memory, _ = self.net._encode_new_memory(
                 [flat], [(grid, grid)], logits, x["object_score"][row : row + 1, None], bool(x["from_prompt"][row])
             )
             rows.append(memory.to(torch.bfloat16).float())

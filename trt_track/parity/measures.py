@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from trt_track.errors import TensorMismatchError
+
 if TYPE_CHECKING:
     from trt_track.export.reference import Found
 
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
-    "fp32": {"memory": 1e-2, "mask": 1e-3, "*": 2e-4},
+    "fp32": {"memory": 4e-3, "mask": 1e-3, "*": 2e-4},
     "fp16": {"memory": 2e-2, "mask": 1e-2, "*": 2e-2},
 }
 """Largest error of each output, as a fraction of the reference's range of values. A memory is rounded to bfloat16 (8 bits) in float32
@@ -21,7 +23,9 @@ bundles, so an error in the last bit of float32 can show as one step of it; of a
 TRACK_LOGITS: Final[Mapping[str, float]] = {"fp32": 1e-3, "fp16": 1e-1}
 """Largest error of a frame's low-resolution logits, as a fraction of the reference's range of values on that frame."""
 TRACK_IOU: Final[Mapping[str, float]] = {"fp32": 0.999, "fp16": 0.95}
-"""Least IoU of a frame's mask with upstream's, at the video's size."""
+"""Least IoU of a frame's mask with upstream's, at the video's size, before small holes are filled."""
+FILLED_IOU: Final = 0.95
+"""Least IoU after that: what a few holes at the limit of their size can make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,9 @@ class TrackDeviation:
     logits: float
     """Largest error of the low-resolution logits as a fraction of upstream's range of values on this frame."""
     iou: float
-    """IoU of the masks at the video's size; 1 when both are empty."""
+    """IoU of the masks at the video's size before small holes are filled; 1 when both are empty."""
+    filled_iou: float
+    """IoU of the masks as they come out. It may be lower where a hole has 8 cells in one and 9 in the other: a tie that rounding breaks."""
     pixels: int
     """Size of upstream's mask at the video's size."""
     passed: bool
@@ -62,7 +68,13 @@ class TrackDeviation:
 
 
 def deviation(case: str, output: str, got: np.ndarray, want: np.ndarray, *, precision: str) -> Deviation:
-    """Compare one output with its reference of the same shape."""
+    """Compare one output with its reference.
+
+    Raises:
+        TensorMismatchError: their shapes differ.
+    """
+    if got.shape != want.shape:
+        raise TensorMismatchError(f"{case}, output {output!r}: expected {list(want.shape)} as upstream has it, got {list(got.shape)}")
     table = TOLERANCES[precision]
     error = np.abs(got.astype(np.float64) - want.astype(np.float64))
     where = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(np.where(np.isnan(error), np.inf, error))), error.shape))
@@ -103,13 +115,13 @@ def compare_tracks(
         theirs, ours = upstream.get(frame, {}), tracked.get(frame, {})
         for object_id in sorted(theirs.keys() | ours.keys()):
             if object_id not in ours or object_id not in theirs:
-                rows.append(TrackDeviation(case, frame, object_id, float("inf"), 0.0, 0, passed=False))
+                rows.append(TrackDeviation(case, frame, object_id, float("inf"), 0.0, 0.0, 0, passed=False))
                 continue
             want, got = theirs[object_id], ours[object_id]
             logits = _fraction(float(np.abs(got.logits - want.logits).max()), float(want.logits.max() - want.logits.min()))
-            iou = mask_iou(got.mask_hw, want.mask_hw)
-            passed = logits <= TRACK_LOGITS[precision] and iou >= TRACK_IOU[precision]
-            rows.append(TrackDeviation(case, frame, object_id, logits, iou, int(want.mask_hw.sum()), passed=passed))
+            iou, filled = mask_iou(got.unfilled_hw, want.unfilled_hw), mask_iou(got.mask_hw, want.mask_hw)
+            passed = logits <= TRACK_LOGITS[precision] and iou >= TRACK_IOU[precision] and filled >= FILLED_IOU
+            rows.append(TrackDeviation(case, frame, object_id, logits, iou, filled, int(want.mask_hw.sum()), passed=passed))
     return rows
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from trt_track.export.reference import Found, Track, track_upstream
+from trt_track.export.reference import Found, Track, track_upstream, upscale
 from trt_track.parity.cases import Case
 from trt_track.parity.measures import TrackDeviation, compare_tracks
 from trt_track.runtime.frames import Frame, VideoInfo
@@ -71,10 +72,12 @@ def track(tracker: Tracker, clip: Clip, case: Case) -> Track:
     """Track a case with trt-track and return what it found of every object on every frame."""
     video = Video(tracker, clip)
     video.add_prompts(case.prompts)
+    video_wh = (clip.info.width, clip.info.height)
     track: Track = {}
     for result in video.propagate(reverse=case.reverse):
         if result.logits is not None:
-            found = map(Found, result.logits, result.masks.astype(bool))
+            unfilled = [upscale(torch.from_numpy(logits[None]), video_wh) for logits in result.logits]
+            found = map(Found, result.logits, unfilled, result.masks.astype(bool))
             track[result.frame_index] = dict(zip(result.object_ids, found, strict=True))
     return track
 

@@ -98,21 +98,21 @@ class MemoryBank:
         return object_id in self._objects
 
     def condition(self, object_id: int, frame: int) -> tuple[int, int]:
-        """Return the (page, pointer) to write a conditioning frame to; the farthest one gives way when there are too many."""
+        """Return the (page, pointer) to write a conditioning frame to; the farthest one becomes a recent one when there are too many."""
         memory = self._objects.setdefault(object_id, ObjectMemory())
         self._drop(memory.recent_pages, self.pages, [frame])
         self._drop(memory.recent_pointers, self.pointers, [frame])
         if frame not in memory.conditioning_pages and len(memory.conditioning_pages) == self.max_conditioning:
             farthest = max(memory.conditioning_pages, key=lambda known: abs(known - frame))
-            self._drop(memory.conditioning_pages, self.pages, [farthest])
-            self._drop(memory.conditioning_pointers, self.pointers, [farthest])
+            memory.recent_pages[farthest] = memory.conditioning_pages.pop(farthest)
+            memory.recent_pointers[farthest] = memory.conditioning_pointers.pop(farthest)
+            self._drop_unreachable(memory, frame)
         return self._slot(memory.conditioning_pages, self.pages, frame), self._slot(memory.conditioning_pointers, self.pointers, frame)
 
     def remember(self, object_id: int, frame: int) -> tuple[int, int]:
         """Return the (page, pointer) to write a tracked frame to; frames that no later one attends to give theirs back."""
         memory = self._objects[object_id]
-        self._drop_passed(memory.recent_pages, self.pages, frame, keep=self.model.memory_frames - 1)
-        self._drop_passed(memory.recent_pointers, self.pointers, frame, keep=self.model.pointer_frames - 1)
+        self._drop_unreachable(memory, frame)
         return self._slot(memory.recent_pages, self.pages, frame), self._slot(memory.recent_pointers, self.pointers, frame)
 
     def forget(self, object_id: int) -> None:
@@ -174,6 +174,10 @@ class MemoryBank:
         if frame not in slots:
             slots[frame] = pool.take()
         return slots[frame]
+
+    def _drop_unreachable(self, memory: ObjectMemory, frame: int) -> None:
+        self._drop_passed(memory.recent_pages, self.pages, frame, keep=self.model.memory_frames - 1)
+        self._drop_passed(memory.recent_pointers, self.pointers, frame, keep=self.model.pointer_frames - 1)
 
     def _drop_passed(self, slots: dict[int, int], pool: SlotPool, frame: int, *, keep: int) -> None:
         self._drop(slots, pool, [known for known in slots if abs(frame - known) > keep])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,17 +19,27 @@ from trt_track.runtime.results import FrameResult
 _LARGEST_ID: Final = 255
 
 
+def check_ids(object_ids: Iterable[int]) -> None:
+    """Refuse ids that a palette image cannot hold.
+
+    Raises:
+        OutputError: an id is not from 1 to 255.
+    """
+    strangers = [object_id for object_id in object_ids if not 1 <= object_id <= _LARGEST_ID]
+    if strangers:
+        raise OutputError(
+            f"palette images hold object ids from 1 to {_LARGEST_ID}, not {strangers[0]}: "
+            f"number the objects anew, or save jsonl instead of png"
+        )
+
+
 def id_map(result: FrameResult) -> npt.NDArray[np.uint8]:
     """Return (H, W) uint8: the object's id at each pixel, 0 where there is none. Where masks overlap the later object holds.
 
     Raises:
         OutputError: an id is larger than a palette image can hold.
     """
-    if any(not 1 <= object_id <= _LARGEST_ID for object_id in result.object_ids):
-        raise OutputError(
-            f"palette images hold object ids from 1 to {_LARGEST_ID}, not {max(result.object_ids)}: "
-            f"number the objects anew, or save jsonl instead of png"
-        )
+    check_ids(result.object_ids)
     ids = np.zeros(result.masks.shape[1:], np.uint8)
     for object_id, mask in zip(result.object_ids, result.masks, strict=True):
         np.copyto(ids, np.uint8(object_id), where=mask.astype(bool, copy=False))

@@ -13,10 +13,10 @@ import numpy as np
 from trt_track.engines.session import Session
 from trt_track.errors import PromptError
 from trt_track.runtime.bank import MemoryBank
+from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.prompts import Prompt, check_prompts, mask_to_model, merge_prompts, model_clicks
 from trt_track.runtime.results import FrameResult
 from trt_track.runtime.steps import Clicks, Outcome, Steps
-from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.video import open_video
 from trt_track.specs import Limits, ModelSpec
 
@@ -38,7 +38,9 @@ class Source(Protocol):
     def damage(self) -> str | None:
         """Why the last reading ended early, or None."""
 
-    def frames(self, *, size: int, reverse: bool = ..., start: int | None = ..., stop: int | None = ..., keep_video: bool = ...) -> Generator[Frame, None, None]:
+    def frames(
+        self, *, size: int, reverse: bool = ..., start: int | None = ..., stop: int | None = ..., keep_video: bool = ...
+    ) -> Generator[Frame, None, None]:
         """Yield frames in order; see `VideoSource.frames`."""
 
     def close(self) -> None:
@@ -169,13 +171,25 @@ class Video:
         together = [*self._prompts, *prompts]
         check_prompts(together, **self._frame_facts(), reverse=self._running.reverse if self._running else None)
         if self._running is not None:
+            self._check_count(together, reverse=self._running.reverse)
             self._running.accept(prompts)
         self._prompts = together
+
+    def _check_count(self, prompts: Sequence[Prompt], *, reverse: bool) -> None:
+        """Refuse prompts that would have more objects on one frame than the tracker holds memory for."""
+        most = self.tracker.limits.objects
+        active: set[int] = set()
+        for prompt in sorted(merge_prompts(prompts), key=lambda prompt: _turn(prompt, reverse=reverse)):
+            active = active - {prompt.object_id} if prompt.remove else active | {prompt.object_id}
+            if len(active) > most:
+                raise PromptError(f"frame {prompt.frame}: more than {most} objects at once: raise max_objects")
 
     def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
 
-    def propagate(self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False) -> Generator[FrameResult, None, None]:
+    def propagate(
+        self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False
+    ) -> Generator[FrameResult, None, None]:
         """Track all objects from the first prompted frame on, or with `reverse` from the last prompted one back.
 
         Args:
@@ -191,11 +205,13 @@ class Video:
             VideoError: the clip can be read no more; a clip that merely ends early ends the iteration and sets `damage`.
         """
         check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
-        self._running = _Propagation(self, reverse=reverse)
+        self._check_count(self.prompts, reverse=reverse)
+        running = self._running = _Propagation(self, reverse=reverse)
         try:
-            yield from self._running.run(max_frames, keep_video=keep_video)
+            yield from running.run(max_frames, keep_video=keep_video)
         finally:
-            self._running = None
+            if self._running is running:
+                self._running = None
 
     def close(self) -> None:
         """Close the clip."""
@@ -215,7 +231,6 @@ class _Propagation:
         self.video, self.reverse = video, reverse
         tracker, info = video.tracker, video.info
         self.size = tracker.model.image_size
-        self.limits = tracker.limits
         self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=reverse)
         self.steps = Steps(tracker.session, tracker.model, tracker.limits, (info.width, info.height))
         self.active: list[int] = []
@@ -290,8 +305,6 @@ class _Propagation:
 
     def _start(self, frame: int, prompt: Prompt) -> Outcome:
         if prompt.object_id not in self.started:
-            if len(self.active) == self.limits.objects:
-                raise PromptError(f"frame {frame}: more than {self.limits.objects} objects at once: raise max_objects")
             self.started[prompt.object_id] = frame
             self.active.append(prompt.object_id)
         return self.steps.start(prompt.object_id, frame, self.bank, self._asked(prompt))
@@ -322,8 +335,13 @@ class _Propagation:
         )
 
 
+def _turn(prompt: Prompt, *, reverse: bool) -> tuple[int, bool]:
+    """Order prompts as the pass meets them; on one frame removals come first, so that they make room."""
+    return -prompt.frame if reverse else prompt.frame, not prompt.remove
+
+
 def _by_frame(prompts: Sequence[Prompt]) -> dict[int, list[Prompt]]:
     schedule: dict[int, list[Prompt]] = {}
-    for prompt in prompts:
+    for prompt in sorted(prompts, key=lambda prompt: not prompt.remove):
         schedule.setdefault(prompt.frame, []).append(prompt)
     return schedule

@@ -1,0 +1,171 @@
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from command_line import run_process
+from onnx import numpy_helper
+
+from trt_track.export.catalogue import CATALOGUE
+
+
+def test_doctor_tells_packages_backends_and_bundles(cli, tmp_path, monkeypatch, tiny_bundle):
+    monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path))
+    place = tmp_path / "bundles" / "small-128-fp32"
+    place.parent.mkdir()
+    place.symlink_to(tiny_bundle)
+    done = cli("doctor")
+    assert done.code == 0
+    words = done.out.split()
+    for word in ("Python", "trt-track", "torch", "onnxruntime-cpu", "tensorrt-rtx", "small-128-fp32"):
+        assert word in words
+    assert f"library: {tmp_path}/bundles, 1 bundles" in done.out.replace("\n", " ")
+    cpu = next(line for line in done.out.splitlines() if line.startswith("onnxruntime-cpu"))
+    assert cpu.split()[1] == "yes"
+
+
+def test_models_list_names_every_model(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path))
+    done = cli("models", "list")
+    assert done.code == 0
+    for name, model in CATALOGUE.items():
+        row = next(line for line in done.out.splitlines() if line.split()[:1] == [name])
+        assert row.split()[-1] == "no"
+        assert str(model.sha256) in row
+
+
+def test_models_pull_of_an_unknown_model_suggests_one(cli):
+    assert cli("models", "pull", "sam2.1_hiera_tny").error == (
+        "no model is called 'sam2.1_hiera_tny': did you mean sam2.1-hiera-tiny or sam2-hiera-tiny?"
+    )
+
+
+def test_version_and_no_arguments(cli):
+    assert cli("--version").out.strip() == "0.1.0"
+    assert "run" in cli("--help").out
+
+
+class TestExport:
+    @pytest.fixture
+    def refused(self, cli, tmp_path):
+        def run(*arguments):
+            done = cli("export", *arguments, "--out", tmp_path / "bundle")
+            assert not (tmp_path / "bundle").exists()
+            assert done.out == ""
+            return done.error
+
+        return run
+
+    @pytest.fixture
+    def cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path / "cache"))
+
+    def test_unknown_model(self, refused):
+        assert refused("sam2.1-hiera-tinny", "--random-weights", 0).startswith(
+            "no model is called 'sam2.1-hiera-tinny': did you mean sam2.1-hiera-tiny"
+        )
+        assert refused("yolo", "--random-weights", 0).startswith("no model is called 'yolo': the models are sam2.1-hiera-tiny, ")
+
+    def test_both_weights(self, refused, tmp_path):
+        message = refused("sam2.1-hiera-tiny", "--random-weights", 0, "--checkpoint", tmp_path / "x.pt")
+        assert message == "give either --checkpoint or --random-weights, not both"
+
+    @pytest.mark.usefixtures("cache")
+    def test_no_weights(self, refused, small_config):
+        assert refused("sam2.1-hiera-tiny").startswith("no weights of sam2.1-hiera-tiny in the cache: run trt-track models pull")
+        assert refused("small", "--config", small_config) == "no weights for small: give --checkpoint FILE or --random-weights SEED"
+
+    def test_checkpoint_of_another_model(self, refused, small_config, tmp_path):
+        from trt_track.export.checkpoint import build_model, save_checkpoint
+
+        path = tmp_path / "small.pt"
+        save_checkpoint(build_model(small_config), path)
+        message = refused("sam2.1-hiera-tiny", "--checkpoint", path)
+        assert message.startswith(f"{path} does not fit the model: ")
+        assert len(message) < 1000
+
+    @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02}q\x00."])
+    def test_file_that_is_no_checkpoint(self, refused, tmp_path, small_config, content):
+        path = tmp_path / "weights.pt"
+        path.write_bytes(content)
+        assert refused("small", "--config", small_config, "--checkpoint", path).startswith(str(path))
+
+    def test_missing_checkpoint(self, refused, tmp_path, small_config):
+        path = tmp_path / "no.pt"
+        assert (
+            refused("small", "--config", small_config, "--checkpoint", path) == f"cannot read checkpoint {path}: No such file or directory"
+        )
+
+    def test_bad_precision_and_size(self, refused, small_config):
+        weights = ("--random-weights", 0)
+        assert refused("small", "--config", small_config, *weights, "--precision", "int4").startswith("precision 'int4' is unknown")
+        assert refused("small", "--config", small_config, *weights, "--size", 100).startswith("image size 100 is not possible")
+
+    def test_bad_configuration(self, refused, tmp_path):
+        path = tmp_path / "model.yaml"
+        path.write_text("model: {_target_: os.system, command: ls}")
+        assert "only network classes of the `sam2` package are built" in refused("small", "--config", path, "--random-weights", 0)
+
+    def test_bundle_that_exists(self, cli, tiny_bundle, small_config):
+        before = {path: path.stat().st_mtime_ns for path in tiny_bundle.rglob("*")}
+        done = cli("export", "small", "--config", small_config, "--random-weights", 0, "--out", tiny_bundle)
+        assert done.error == f"{tiny_bundle} holds a bundle already: pass --overwrite to replace it with its engines"
+        assert {path: path.stat().st_mtime_ns for path in tiny_bundle.rglob("*")} == before
+
+    def test_folder_that_is_no_bundle(self, cli, small_config, tmp_path):
+        (tmp_path / "mine.txt").write_text("mine")
+        done = cli("export", "small", "--config", small_config, "--random-weights", 0, "--out", tmp_path, "--overwrite")
+        assert done.error == f"{tmp_path} exists and is no bundle: choose another folder"
+
+
+class TestParity:
+    """In a process of its own: upstream's warnings are not ours to judge."""
+
+    def test_sound_bundle(self, tiny_bundle, small_config, carphone, tmp_path):
+        report = tmp_path / "parity.json"
+        done = run_process(
+            *("parity", tiny_bundle, "--config", small_config, "--clip", carphone, "--frames", 12),
+            *("--case", "box and click", "--case", "removed", "--json", report),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.endswith("equal to upstream\n")
+        content = json.loads(report.read_text())
+        assert {row["case"].split()[0] for row in content["graphs"]} == set(content["bundle"]["dtypes"])
+        assert [track["case"] for track in content["tracks"]] == ["box and click", "object removed on frame 6"]
+        assert {row["frame"] for row in content["tracks"][0]["rows"]} == set(range(12))
+        assert all(row["passed"] for row in content["graphs"] + content["tracks"][0]["rows"])
+
+    # A memory is compared with the tolerance of its 8 bits, so that a small error in it shows in whole tracks only.
+    @pytest.mark.parametrize(("graph", "factor"), [("memory_encoder", 1.5), ("memory_attention", 1.02)])
+    def test_wrong_graph_is_caught(self, tiny_bundle, small_config, tmp_path, graph, factor):
+        bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+        perturb(bundle, graph, factor)
+        report = tmp_path / "parity.json"
+        done = run_process("parity", bundle, "--config", small_config, "--json", report)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "comparisons failed" in done.stdout.splitlines()[-1]
+        failed = {row["case"].split()[0] for row in json.loads(report.read_text())["graphs"] if not row["passed"]}
+        assert failed == {graph}
+
+    def test_refusals(self, cli, tiny_bundle, small_config, tmp_path):
+        assert cli("parity", tiny_bundle).error == "small is not in the catalogue: give its YAML file with --config"
+        assert cli("parity", tmp_path, "--config", small_config).error.startswith(f"{tmp_path} is not a bundle")
+        assert cli("parity", tiny_bundle, "--config", small_config, "--json", "/proc/no/report.json").error.startswith(
+            "/proc/no/report.json: "
+        )
+
+
+def perturb(bundle, graph, factor):
+    """Scale one large weight matrix of a graph, and the manifest's hash with it: a wrong graph that is sealed."""
+    path = bundle / "onnx" / f"{graph}.onnx"
+    model = onnx.load(path)
+    weights = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims) * (tensor.data_type == onnx.TensorProto.FLOAT))
+    values = numpy_helper.to_array(weights) * np.float32(factor)
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    onnx.save(model, path)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    content = path.read_bytes()
+    manifest["graphs"][graph]["onnx"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from trt_track.errors import EngineBuildError
+
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 Backend = Annotated[str, typer.Option(help="tensorrt-rtx compiles ahead of time on any machine; tensorrt needs the GPU that it is for.")]
 Target = Annotated[str, typer.Option(help="sm75, sm80, sm86, sm89, sm120, sm121 in any number with commas between, `all`, or `local`.")]
@@ -24,10 +26,13 @@ def build(folder: Folder, backend: Backend = "tensorrt-rtx", target: Target = "l
     from trt_track.specs import Limits
 
     bundle = Bundle.open(folder)
-    targets = [name.strip() for name in target.split(",") if name.strip()]
-    with progress_bar("build") as advance:
-        records = build_engines(bundle, flavour=backend, targets=targets, limits=Limits(objects=max_objects), on_progress=advance)
-    table = Table("graph", "target", "seconds", "MB", box=None, pad_edge=False)
-    for record in records:
-        table.add_row(record.graph, Path(record.engine.file).parent.name, f"{record.build_s:.1f}", f"{record.engine.bytes / 1e6:.1f}")
+    targets = list(dict.fromkeys(name.strip() for name in target.split(",") if name.strip()))
+    if not targets:
+        raise EngineBuildError("--target names nothing to build for: choose from sm75, sm80, sm86, sm89, sm120, sm121, all and local")
+    table = Table("target", "graph", "seconds", "MB", box=None, pad_edge=False)
+    for name in targets:
+        with progress_bar(name) as advance:
+            records = build_engines(bundle, flavour=backend, targets=[name], limits=Limits(objects=max_objects), on_progress=advance)
+        for record in records:
+            table.add_row(name, record.graph, f"{record.build_s:.1f}", f"{record.engine.bytes / 1e6:.1f}")
     Console(width=100, markup=False, highlight=False).print(table)

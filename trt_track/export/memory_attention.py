@@ -17,6 +17,10 @@ from trt_track.export.attention import (
     fused_attention,
 )
 
+# TensorRT for RTX 1.7 has a fused kernel for a batch of exactly one only from this many queries on; for a batch of changing size it has
+# one at every length.
+_QUERIES_OF_ONE = 4096
+
 
 class PointerAge(nn.Module):
     """The temporal position code of object pointers.
@@ -80,7 +84,8 @@ class MemoryLayer(nn.Module):
 class MemoryAttention(nn.Module):
     """Upstream's `_prepare_memory_conditioned_features` for a batch of objects with equally many memories.
 
-    Until the first cross-attention the features are those of the frame alone, so they are computed once for all objects.
+    Until the first cross-attention the features are those of the frame alone, so they are computed once for all objects (in FP16 below
+    1024 px once for each, for want of a kernel).
     """
 
     norm: Any
@@ -106,6 +111,7 @@ class MemoryAttention(nn.Module):
         self.pointer_age = PointerAge(predictor)
         self.register_buffer("frame_position", self._frame_position(predictor), persistent=False)
         self.register_buffer("memory_position", self._memory_position(predictor), persistent=False)
+        self.shares_first = not fused or self.grid**2 >= _QUERIES_OF_ONE
         self.to(dtype)
         self.pointer_age.wavelengths = self.pointer_age.wavelengths.float()
         self.dtype = dtype
@@ -152,6 +158,8 @@ class MemoryAttention(nn.Module):
         keys = (frames + self._memory_codes(age), pointers + codes.repeat_interleave(tokens_per_pointer, dim=1))
         values = torch.cat([frames.flatten(1, 2), pointers], dim=1)
         x = (embed + self.frame_position).flatten(2).transpose(1, 2)
+        if not self.shares_first:
+            x = x.expand(values.shape[0], -1, -1)
         for layer in self.layers:
             x = layer(x, keys, values)
         conditioned: Tensor = self.norm(x).transpose(1, 2).unflatten(2, (self.grid, self.grid))

@@ -1,0 +1,41 @@
+"""The real graphs, from PyTorch to TensorRT engines, the way that the commands do it."""
+
+import pytest
+
+from trt_track.engines.backends import inspect_machine
+from trt_track.engines.bundle import Bundle
+from trt_track.engines.graph_report import report_bundle
+from trt_track.engines.tensorrt_builder import build_engines
+from trt_track.specs import GRAPHS, Limits
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("tensorrt-rtx" in inspect_machine().faults, reason="tensorrt_rtx is missing: pip install -e '.[rtx]'"),
+]
+
+
+@pytest.fixture(scope="module")
+def fp16_bundle(tmp_path_factory):
+    """SAM 2.1 tiny at 256 px in FP16 with random weights."""
+    from command_line import run_process
+
+    folder = tmp_path_factory.mktemp("fp16") / "bundle"
+    done = run_process("export", "sam2.1-hiera-tiny", "--random-weights", 0, "--size", 256, "--precision", "fp16", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return Bundle.open(folder)
+
+
+def test_attention_is_an_operator_in_the_graphs_of_low_precision(fp16_bundle):
+    attention = {report.graph: report.attention_nodes for report in report_bundle(fp16_bundle)}
+    assert attention["memory_attention"] == 8
+    assert attention["image_encoder"] == 12
+    assert not any(count for graph, count in attention.items() if graph not in {"memory_attention", "image_encoder"})
+
+
+@pytest.mark.parametrize("target", ["sm75", "sm89"])
+def test_every_graph_builds(fp16_bundle, target):
+    """The smallest size is the hardest: below 4096 queries there is no fused kernel for a batch of exactly one."""
+    records = build_engines(fp16_bundle, targets=[target], limits=Limits(objects=4))
+    assert {record.graph for record in records} == set(GRAPHS)
+    on_disk = {path.name: path.stat().st_size for path in (fp16_bundle.folder / "engines").rglob(f"{target}/*.engine")}
+    assert on_disk == {record.engine.file: record.engine.bytes for record in records}

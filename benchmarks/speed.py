@@ -144,12 +144,11 @@ def speed(  # noqa: PLR0913, PLR0917 - the command's options
         with Tracker.open(folder, backend=CPU, threads=torch.get_num_threads(), max_objects=max(counts)) as tracker:
             _refuse_other(tracker, model, size)
             bench = Bench(tracker, predictor, clip, images)
+            settings = _settings(model, size, frames, skip, bench) | {"flush_denormals": flush}
             for _ in range(repeats):
                 for count in counts:
                     bench.repeat(count)
-                    report.write(
-                        _figures(bench, gmac, skip) | {"settings": _settings(model, size, frames, skip, bench) | {"flush_denormals": flush}}
-                    )
+                    report.write(_figures(bench, gmac, skip) | {"settings": settings})
     figures = _figures(bench, gmac, skip)
     _print(figures)
     typer.echo(report.path)
@@ -174,7 +173,6 @@ def _settings(model: str, size: int, frames: int, skip: int, bench: Bench) -> di
         "clip": clip,
         "skip": skip,
         "threads": torch.get_num_threads(),
-        "flush_denormals": flush,
     }
 
 

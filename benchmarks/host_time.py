@@ -7,7 +7,7 @@ What is left is what one core does for each frame while a GPU would wait for it.
 decoded or written, and one thread does everything; the figures are from result to result, after the first 30 frames.
 
 Ours, `trt_track`: the loop of `Video.propagate` over a session whose `run`, `upload`, `download` and `copy` do nothing. Counted: the books
-of the memory bank, the index arrays, the calls, and the copies of every mask (640 x 480 bytes) and its logits into the result, which are
+of the memory bank, the index arrays, the calls, and the copies of every mask (640 x 480 bytes) into the result, which are
 the caller's own. Not counted: what a real session needs to bind and launch, and the transfers.
 
 Upstream's `SAM2VideoPredictor` on the CPU, its networks (image encoder with its projections, memory attention, prompt encoder, mask

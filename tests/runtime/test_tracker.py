@@ -378,3 +378,24 @@ def test_propagate_without_a_prompt_is_refused(video):
 
 def threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("trt-track")]
+
+
+def test_logits_come_only_when_asked_for(video):
+    video.add(object_id=1, box=(10, 10, 50, 40))
+    video.add(object_id=2, box=(20, 10, 60, 40), frame=3)
+    assert all(result.logits is None for result in video.propagate())
+    kept = list(video.propagate(keep_logits=True))
+    assert [result.logits.shape[:2] for result in kept] == [(len(result.object_ids), 1) for result in kept]
+
+
+def test_a_result_is_not_changed_by_later_frames(video):
+    for object_id in (1, 2, 3):
+        video.add(object_id=object_id, box=(10, 10, 50, 40))
+    seen, copies = [], []
+    for result in video.propagate(keep_logits=True):
+        seen.append(result)
+        copies.append((result.masks.copy(), result.logits.copy(), result.ious.copy()))
+    for result, (masks, logits, ious) in zip(seen, copies, strict=True):
+        np.testing.assert_array_equal(result.masks, masks)
+        np.testing.assert_array_equal(result.logits, logits)
+        np.testing.assert_array_equal(result.ious, ious)

@@ -74,7 +74,7 @@ def track(tracker: Tracker, clip: Clip, case: Case) -> Track:
     video.add_prompts(case.prompts)
     video_wh = (clip.info.width, clip.info.height)
     track: Track = {}
-    for result in video.propagate(reverse=case.reverse):
+    for result in video.propagate(reverse=case.reverse, keep_logits=True):
         if result.logits is not None:
             unfilled = [upscale(torch.from_numpy(logits[None]), video_wh) for logits in result.logits]
             found = map(Found, result.logits, unfilled, result.masks.astype(bool))

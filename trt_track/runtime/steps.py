@@ -19,12 +19,12 @@ from trt_track.specs import Limits, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was found of one object on one frame, in arrays of its own."""
+    """What was found of one object on one frame. Its arrays are rows of what its batch found, copied out of the session."""
 
     mask_hw: np.ndarray
     """(H, W) bool, in pixels of the video."""
-    logits: np.ndarray
-    """(1, S/4, S/4) float32, the decoder's, > 0 inside the object; small holes are filled in the mask only."""
+    logits: np.ndarray | None
+    """(1, S/4, S/4) float32, the decoder's, > 0 inside the object; small holes are filled in the mask only. None if not kept."""
     iou: float
     """Predicted IoU of the mask, 0 to 1."""
     presence: float
@@ -42,7 +42,7 @@ class Clicks:
 class Steps:
     """Buffers of one video and the graph calls that read and write them."""
 
-    def __init__(self, session: Session, model: ModelSpec, limits: Limits, video_wh: tuple[int, int]) -> None:
+    def __init__(self, session: Session, model: ModelSpec, limits: Limits, video_wh: tuple[int, int], *, keep_logits: bool = False) -> None:
         """Allocate everything.
 
         Args:
@@ -50,8 +50,9 @@ class Steps:
             model: sizes.
             limits: capacity of the bank and of a batch.
             video_wh: size of the masks that come out.
+            keep_logits: whether outcomes carry the logits.
         """
-        self.session, self.model = session, model
+        self.session, self.model, self.keep_logits = session, model, keep_logits
         self.batch = min(session.max_batch, limits.objects)
         sizes = {"F": 1, "B": self.batch, "pages": limits.pages, "pointers": limits.pointers, "W": video_wh[0], "H": video_wh[1]}
         self.sizes = sizes
@@ -198,7 +199,7 @@ class Steps:
     def _outcomes(self, objects: int) -> list[Outcome]:
         """Copy out what the last batch found."""
         masks = self.session.download(self.upscaled["mask"][:objects]).view(np.bool_).copy()
-        logits = self.session.download(self.decoded["mask_logits"][:objects]).copy()
+        logits = self.session.download(self.decoded["mask_logits"][:objects]).copy() if self.keep_logits else [None] * objects
         ious = self.session.download(self.decoded["iou"][:objects]).tolist()
         scores = self.session.download(self.decoded["object_score"][:objects]).tolist()
         return [Outcome(masks[i], logits[i], ious[i], scores[i]) for i in range(objects)]

@@ -188,7 +188,7 @@ class Video:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
 
     def propagate(
-        self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False
+        self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False, keep_logits: bool = False
     ) -> Generator[FrameResult, None, None]:
         """Track all objects from the first prompted frame on, or with `reverse` from the last prompted one back.
 
@@ -196,6 +196,7 @@ class Video:
             reverse: towards the start of the clip.
             max_frames: results to yield at most.
             keep_video: whether results carry the frame itself, for drawing.
+            keep_logits: whether results carry the low-resolution mask logits.
 
         Yields:
             One result a frame, in order; its arrays are the caller's.
@@ -206,7 +207,7 @@ class Video:
         """
         check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
         self._check_count(self.prompts, reverse=reverse)
-        running = self._running = _Propagation(self, reverse=reverse)
+        running = self._running = _Propagation(self, reverse=reverse, keep_logits=keep_logits)
         try:
             yield from running.run(max_frames, keep_video=keep_video)
         finally:
@@ -227,12 +228,12 @@ class Video:
 class _Propagation:
     """One pass over the clip: the objects that are tracked now, and the prompts that are due."""
 
-    def __init__(self, video: Video, *, reverse: bool) -> None:
+    def __init__(self, video: Video, *, reverse: bool, keep_logits: bool = False) -> None:
         self.video, self.reverse = video, reverse
         tracker, info = video.tracker, video.info
-        self.size = tracker.model.image_size
+        self.size, self.mask_size = tracker.model.image_size, tracker.model.mask_size
         self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=reverse)
-        self.steps = Steps(tracker.session, tracker.model, tracker.limits, (info.width, info.height))
+        self.steps = Steps(tracker.session, tracker.model, tracker.limits, (info.width, info.height), keep_logits=keep_logits)
         self.active: list[int] = []
         self.started: dict[int, int] = {}
         self.frame: int | None = None
@@ -322,17 +323,30 @@ class _Propagation:
 
     def _result(self, frame: Frame, outcomes: dict[int, Outcome]) -> FrameResult:
         found = [outcomes[object_id] for object_id in self.active]
-        size = self.video.tracker.model.mask_size
+        logits = [outcome.logits for outcome in found if outcome.logits is not None]
         return FrameResult(
             frame_index=frame.index,
             time_s=frame.time_s,
             object_ids=tuple(self.active),
-            masks=np.stack([o.mask_hw for o in found]) if found else np.zeros((0, self.video.info.height, self.video.info.width), np.bool_),
-            ious=np.array([o.iou for o in found], np.float32),
-            presence=np.array([o.presence for o in found], np.float32),
-            logits=np.stack([o.logits for o in found]) if found else np.zeros((0, 1, size, size), np.float32),
+            masks=_joined([outcome.mask_hw for outcome in found], (self.video.info.height, self.video.info.width), "bool"),
+            ious=np.array([outcome.iou for outcome in found], np.float32),
+            presence=np.array([outcome.presence for outcome in found], np.float32),
+            logits=_joined(logits, (1, self.mask_size, self.mask_size), "float32") if self.steps.keep_logits else None,
             video_rgb_hwc=frame.video_rgb_hwc,
         )
+
+
+def _joined(rows: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Put rows of `shape` into one array; if they are all rows of one array, in its order, it is that array and nothing is copied."""
+    if not rows:
+        return np.zeros((0, *shape), dtype)
+    whole = rows[0].base
+    step = rows[0].nbytes
+    if whole is not None and whole.shape == (len(rows), *shape):
+        first = whole.ctypes.data
+        if all(row.base is whole and row.ctypes.data == first + i * step for i, row in enumerate(rows)):
+            return whole
+    return np.stack(rows)
 
 
 def _turn(prompt: Prompt, *, reverse: bool) -> tuple[int, bool]:

@@ -96,6 +96,7 @@ class TestPrompts:
             (["--mask", "1:no/such.png"], "mask no/such.png does not exist"),
             (["--prompts", "no/such.json"], "cannot read prompts no/such.json"),
             (["--box", BOX, "--save", "gif"], "cannot save gif: choose from video, jsonl, png"),
+            (["--box", BOX, "--save", ","], "--save names nothing to write"),
             (["--box", BOX, "--box", "2:1,1,9,9", "--max-objects", 1], "frame 0: more than 1 objects at once"),
             (["--box", BOX, "--box", "9@2:1,1,9,9", "--max-objects", 1], "frame 9: more than 1 objects at once"),
         ],

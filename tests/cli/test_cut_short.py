@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import av
@@ -66,10 +67,16 @@ def test_a_prompt_behind_the_damage_has_no_frame(cli, tiny_bundle, cut_clip, tmp
     assert json.loads((tmp_path / "out" / "run.json").read_text())["frames_written"] == 0
 
 
+def interruptible(command):
+    """Start a process that Ctrl-C reaches, even where this one was started in the background, which has it ignored."""
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)  # noqa: PLW1509 - one thread
+
+
 def interrupted(arguments, out: Path, after_lines: int) -> tuple[int, str, str]:
     """Start a run, send it SIGINT once that many lines are written, and return how it ended."""
     command = [sys.executable, "-m", "trt_track", "run", *map(str, arguments), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = interruptible(command)
     deadline = time.monotonic() + 60
     tracks = out / "tracks.jsonl"
     while process.poll() is None and time.monotonic() < deadline:
@@ -105,7 +112,7 @@ def test_ctrl_c_keeps_what_was_tracked(tiny_bundle, bikes, tmp_path, cli):
 def test_ctrl_c_while_the_model_is_loaded(tiny_bundle, bikes, tmp_path):
     arguments = ["run", bikes, "--bundle", tiny_bundle, "--box", BOX, "--out", tmp_path / "out"]
     command = [sys.executable, "-m", "trt_track", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = interruptible(command)
     assert process.stderr.readline().startswith("backend: ")  # said just before it is loaded
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)

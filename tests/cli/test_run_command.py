@@ -176,7 +176,6 @@ def test_the_end_of_the_clip_is_reached(track, frames, expected):
         ("jsonl", ["tracks.jsonl"]),
         ("png", ["masks"]),
         (" png, jsonl ", ["masks", "tracks.jsonl"]),
-        ("", []),
     ],
 )
 def test_only_what_was_asked_for_is_saved(track, save, files):

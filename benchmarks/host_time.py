@@ -79,6 +79,7 @@ class NoOpSession:
 
     backend = "nothing"
     max_batch = 16
+    max_objects: int | None = None
 
     def __init__(self, specs: Mapping[str, GraphSpec]) -> None:
         self.specs = specs

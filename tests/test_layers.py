@@ -47,3 +47,12 @@ def test_contracts_of_import_linter_hold():
     done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def test_the_installed_command_turns_errors_into_one_line():
+    """The entry point that pip installs, not `python -m trt_track`."""
+    program = Path(sys.executable).with_name("trt-track")
+    done = subprocess.run([program, "run", "no-such-clip.mp4"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -23,6 +23,7 @@ class Call:
 @dataclass
 class FakeSession:
     max_batch: int = 4
+    max_objects: int | None = None
     backend: str = "fake"
     model: ModelSpec = MODEL
     calls: list[Call] = field(default_factory=list)

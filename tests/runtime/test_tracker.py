@@ -7,7 +7,7 @@ from clip_maker import write_clip
 from fake_session import MODEL, FakeSession
 
 from trt_track.engines.session import Session
-from trt_track.errors import PromptError
+from trt_track.errors import BackendError, PromptError
 from trt_track.runtime.tracker import Tracker
 
 FRAMES = 48
@@ -294,7 +294,7 @@ class TestTooManyObjects:
     def test_are_refused_before_the_first_frame(self, video, session):
         for object_id in (1, 2, 3):
             video.add(object_id=object_id, frame=10 * object_id, points=[(30, 30)])
-        with pytest.raises(PromptError, match="frame 30: more than 2 objects at once: raise max_objects"):
+        with pytest.raises(PromptError, match="frame 30: more than 2 objects at once: raise --max-objects"):
             next(video.propagate())
         assert session.calls == []
 
@@ -399,3 +399,20 @@ def test_a_result_is_not_changed_by_later_frames(video):
         np.testing.assert_array_equal(result.masks, masks)
         np.testing.assert_array_equal(result.logits, logits)
         np.testing.assert_array_equal(result.ious, ious)
+
+
+def test_engines_for_fewer_objects_set_the_limit_and_refuse_more():
+    with Tracker(FakeSession(max_objects=4), MODEL) as tracker:
+        assert tracker.limits.objects == 4
+    with pytest.raises(BackendError, match="--max-objects 5"):
+        Tracker(FakeSession(max_objects=4), MODEL, max_objects=5)
+
+
+def test_a_later_pass_allocates_nothing_new(clip):
+    session = FakeSession()
+    with Tracker(session, MODEL) as tracker, tracker.video(clip) as video:
+        video.add(object_id=1, box=(10, 10, 50, 40))
+        first = list(video.propagate())
+        allocated = session.allocations
+        assert_equal_results(first, list(video.propagate()))
+        assert session.allocations == allocated

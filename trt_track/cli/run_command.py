@@ -41,7 +41,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished
 Save = Annotated[str, typer.Option(help="What to write: any of video, jsonl, png, with commas between.")]
 Reverse = Annotated[bool, typer.Option("--reverse", help="Track from the last prompted frame back to the start of the clip.")]
 MaxFrames = Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")]
-MaxObjects = Annotated[int, typer.Option(min=1, max=64, help="Objects that are tracked at once at most.")]
+MaxObjects = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Objects at once at most; default: 16, or what the engines were built for.")
+]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
@@ -66,7 +68,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     save: Save = "video,jsonl,png",
     reverse: Reverse = False,
     max_frames: MaxFrames = None,
-    max_objects: MaxObjects = 16,
+    max_objects: MaxObjects = None,
     backend: Backend = "auto",
     threads: Threads = None,
 ) -> None:
@@ -103,8 +105,9 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         tracker = stack.enter_context(Tracker(open_session(opened, name, threads=threads), opened.model, max_objects=max_objects))
         video = Video(tracker, clip)
         video.add_prompts(asked)
-        settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds), "max_objects": max_objects}
-        record = _RunRecord({**settings, "backend": name, "prompts": [describe_prompt(prompt) for prompt in video.prompts]}, opened)
+        settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
+        settings |= {"max_objects": tracker.limits.objects, "backend": name}
+        record = _RunRecord({**settings, "prompts": [describe_prompt(prompt) for prompt in video.prompts]}, opened)
         code = _Run(video, folder, record).track(reverse=reverse, max_frames=max_frames, draw="video" in kinds)
     raise typer.Exit(code)
 

@@ -29,6 +29,7 @@ class OnnxRuntimeSession:
 
     backend = "onnxruntime-cpu"
     max_batch = MAX_CPU_BATCH
+    max_objects: int | None = None
 
     def __init__(self, graphs: Mapping[str, tuple[GraphSpec, Path]], *, threads: int | None = None) -> None:
         """Load every graph.

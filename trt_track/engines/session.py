@@ -30,6 +30,8 @@ class Session(Protocol):
     """Contract of every graph that `run` knows, by name."""
     max_batch: int
     """Objects that one call should carry at most."""
+    max_objects: int | None
+    """Objects whose memories the bank may hold at most, None for any number."""
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         """Allocate an array of zeros in the session's memory. Called when a tracker opens, never in its loop."""

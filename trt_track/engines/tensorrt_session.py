@@ -49,6 +49,7 @@ class TensorRTSession:
             self.backend = flavour
             self.specs: Mapping[str, GraphSpec] = bundle.specs
             self.max_batch = min(record.limits.objects for record in engines.records.values())
+            self.max_objects: int | None = self.max_batch
             self._ring = UploadRing(self._device)
             for name in bundle.specs:
                 self._graphs[name] = self._load(bundle, engines, name)

@@ -144,6 +144,10 @@ def _refuse_counts(net: Any, name: str) -> None:
     for key, least in fewest.items():
         if getattr(net, key) < least:
             raise ModelError(f"{name}: trt-track needs {key} of at least {least}, the model has {getattr(net, key)}")
+    most = {"num_maskmem": 9, "max_obj_ptrs_in_encoder": 16}  # what the bank of `Limits` holds of one object
+    for key, limit in most.items():
+        if getattr(net, key) > limit:
+            raise ModelError(f"{name}: trt-track takes {key} of at most {limit}, the model has {getattr(net, key)}")
     if net.max_cond_frames_in_attn != -1 and net.max_cond_frames_in_attn < 2:
         raise ModelError(f"{name}: max_cond_frames_in_attn must be -1 or at least 2, the model has {net.max_cond_frames_in_attn}")
     if net.hidden_dim % net.mem_dim or net.hidden_dim % 8:

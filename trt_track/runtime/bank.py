@@ -31,7 +31,7 @@ class SlotPool:
             PromptError: all are out.
         """
         if not self._free:
-            raise PromptError(f"the memory bank is full ({self.capacity} slots): open the tracker with a larger max_objects")
+            raise PromptError(f"the memory bank is full ({self.capacity} slots): raise --max-objects (max_objects in Python)")
         return self._free.pop()
 
     def give_back(self, slot: int) -> None:

@@ -29,7 +29,7 @@ def check_prompts(prompts: Sequence[Prompt], *, width: int, height: int, frame_c
         PromptError: the first fault found: what, for which object on which frame, and the way out.
     """
     if not prompts:
-        raise PromptError("nothing to track: give at least one box, click or mask, or a text to detect objects by")
+        raise PromptError("nothing to track: give at least one box, click or mask")
     merged = merge_prompts(prompts)
     for prompt in merged:
         _check_place(prompt, frame_count)

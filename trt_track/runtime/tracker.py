@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypedDict
@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypedDict
 import numpy as np
 
 from trt_track.engines.session import Session
-from trt_track.errors import PromptError
+from trt_track.errors import BackendError, PromptError
 from trt_track.runtime.bank import MemoryBank
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.prompts import Prompt, check_prompts, mask_to_model, merge_prompts, model_clicks
@@ -50,16 +50,25 @@ class Source(Protocol):
 class Tracker:
     """A model, compiled and loaded, that tracks objects through videos, one video at a time."""
 
-    def __init__(self, session: Session, model: ModelSpec, *, max_objects: int = 16) -> None:
+    def __init__(self, session: Session, model: ModelSpec, *, max_objects: int | None = None) -> None:
         """Use a session that is open already; most users call `Tracker.open`.
 
         Args:
             session: what computes; the tracker closes it.
             model: what the loop must know of the model.
-            max_objects: objects of one video at most; memory for them is set aside per video.
+            max_objects: objects of one video at most, for which memory is set aside; by default what the engines were built for, else 16.
+
+        Raises:
+            BackendError: the engines were built for fewer objects.
         """
+        built = session.max_objects
+        if max_objects is not None and built is not None and max_objects > built:
+            raise BackendError(
+                f"the engines were built for {built} objects, not {max_objects}: run trt-track build with --max-objects {max_objects}"
+            )
         self.session, self.model = session, model
-        self.limits = Limits(objects=max_objects)
+        self.limits = Limits(objects=max_objects or built or Limits().objects)
+        self._idle: dict[tuple[tuple[int, int], bool], list[Steps]] = {}
 
     @classmethod
     def open(cls, model: str | Path, *, backend: str = "auto", precision: str | None = None, **options: Any) -> Self:
@@ -69,7 +78,8 @@ class Tracker:
             model: a bundle's folder, or the name of a model that was exported into the user's cache.
             backend: `auto`, `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
             precision: `fp32` or `fp16`, where `model` is a name; by default whichever the cache has, `fp32` first.
-            **options: `max_objects` (16), `threads` (CPU backends; all cores), `image_size` where `model` is a name.
+            **options: `max_objects` (16, or what the engines were built for), `threads` (CPU backends; all cores), `image_size`
+                where `model` is a name.
 
         Raises:
             BundleError: no such bundle, or it is damaged.
@@ -79,7 +89,7 @@ class Tracker:
         from trt_track.engines.bundle import Bundle
         from trt_track.engines.library import find_bundle
 
-        max_objects, threads = options.pop("max_objects", 16), options.pop("threads", None)
+        max_objects, threads = options.pop("max_objects", None), options.pop("threads", None)
         bundle = Bundle.open(find_bundle(model, precision=precision, **options))
         return cls(open_session(bundle, backend, threads=threads), bundle.model, max_objects=max_objects)
 
@@ -91,8 +101,19 @@ class Tracker:
         """
         return Video(self, open_video(path))
 
+    @contextmanager
+    def steps(self, video_wh: tuple[int, int], *, keep_logits: bool) -> Iterator[Steps]:
+        """Lend the buffers of one pass over a video; a later pass over a video of the same size gets the same ones."""
+        idle = self._idle.setdefault((video_wh, keep_logits), [])
+        steps = idle.pop() if idle else Steps(self.session, self.model, self.limits, video_wh, keep_logits=keep_logits)
+        try:
+            yield steps
+        finally:
+            idle.append(steps)
+
     def close(self) -> None:
         """Free the model."""
+        self._idle.clear()
         self.session.close()
 
     def __enter__(self) -> Self:
@@ -182,7 +203,7 @@ class Video:
         for prompt in sorted(merge_prompts(prompts), key=lambda prompt: _turn(prompt, reverse=reverse)):
             active = active - {prompt.object_id} if prompt.remove else active | {prompt.object_id}
             if len(active) > most:
-                raise PromptError(f"frame {prompt.frame}: more than {most} objects at once: raise max_objects")
+                raise PromptError(f"frame {prompt.frame}: more than {most} objects at once: raise --max-objects (max_objects in Python)")
 
     def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
@@ -207,12 +228,13 @@ class Video:
         """
         check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
         self._check_count(self.prompts, reverse=reverse)
-        running = self._running = _Propagation(self, reverse=reverse, keep_logits=keep_logits)
-        try:
-            yield from running.run(max_frames, keep_video=keep_video)
-        finally:
-            if self._running is running:
-                self._running = None
+        with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits) as steps:
+            running = self._running = _Propagation(self, steps, reverse=reverse)
+            try:
+                yield from running.run(max_frames, keep_video=keep_video)
+            finally:
+                if self._running is running:
+                    self._running = None
 
     def close(self) -> None:
         """Close the clip."""
@@ -228,12 +250,11 @@ class Video:
 class _Propagation:
     """One pass over the clip: the objects that are tracked now, and the prompts that are due."""
 
-    def __init__(self, video: Video, *, reverse: bool, keep_logits: bool = False) -> None:
-        self.video, self.reverse = video, reverse
+    def __init__(self, video: Video, steps: Steps, *, reverse: bool) -> None:
+        self.video, self.steps, self.reverse = video, steps, reverse
         tracker, info = video.tracker, video.info
         self.size, self.mask_size = tracker.model.image_size, tracker.model.mask_size
         self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=reverse)
-        self.steps = Steps(tracker.session, tracker.model, tracker.limits, (info.width, info.height), keep_logits=keep_logits)
         self.active: list[int] = []
         self.started: dict[int, int] = {}
         self.frame: int | None = None

@@ -46,7 +46,7 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     with export_extra():
         import torch  # noqa: F401
 
-    from trt_track.engines.backends import choose_backend, open_session
+    from trt_track.engines.backends import choose_backend, open_chosen
     from trt_track.engines.bundle import Bundle
     from trt_track.parity.graph_check import check_session
     from trt_track.runtime.tracker import Tracker
@@ -59,7 +59,7 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     name, why = choose_backend(backend, opened)
     typer.echo(f"backend: {why}", err=True)
     precision = opened.manifest.description.precision
-    with Tracker(open_session(opened, name), opened.model) as tracker:
+    with Tracker(open_chosen(opened, name), opened.model) as tracker:
         graphs = check_session(
             tracker.session, predictor, precision=precision, on_graph=lambda graph: typer.echo(f"graph: {graph}", err=True)
         )

@@ -76,7 +76,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
 
     An object starts on the frame of its first prompt; a later prompt of the same id corrects it there. Results are written as they come.
     """
-    from trt_track.engines.backends import choose_backend, open_session
+    from trt_track.engines.backends import choose_backend, open_chosen
     from trt_track.engines.bundle import Bundle
     from trt_track.engines.library import find_bundle
     from trt_track.runtime.mask_images import check_ids
@@ -102,7 +102,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         opened = Bundle.open(bundle if bundle is not None else find_bundle(str(model), image_size=size, precision=precision))
         name, why = choose_backend(backend, opened)
         typer.echo(f"backend: {why}", err=True)
-        tracker = stack.enter_context(Tracker(open_session(opened, name, threads=threads), opened.model, max_objects=max_objects))
+        tracker = stack.enter_context(Tracker(open_chosen(opened, name, threads), opened.model, max_objects=max_objects))
         video = Video(tracker, clip)
         video.add_prompts(asked)
         settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}

@@ -101,7 +101,7 @@ def choose_backend(name: str, bundle: Bundle, machine: Machine | None = None) ->
 
 
 def open_session(bundle: Bundle, backend: str = AUTO, threads: int | None = None) -> Session:
-    """Open a session on the chosen backend.
+    """Choose a backend and open a session on it.
 
     Args:
         bundle: the opened bundle.
@@ -114,6 +114,21 @@ def open_session(bundle: Bundle, backend: str = AUTO, threads: int | None = None
         EngineError: an engine could not be loaded.
     """
     name, _ = choose_backend(backend, bundle)
+    return open_chosen(bundle, name, threads)
+
+
+def open_chosen(bundle: Bundle, name: str, threads: int | None = None) -> Session:
+    """Open a session on the backend that `choose_backend` named, without looking at the machine again.
+
+    Args:
+        bundle: the opened bundle.
+        name: one of `BACKENDS`.
+        threads: cores for ONNX Runtime, all by default.
+
+    Raises:
+        BundleError: an ONNX file is missing or was changed.
+        EngineError: an engine could not be loaded.
+    """
     if name == CPU:
         from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
 

@@ -45,11 +45,6 @@ class BoundEngine:
         self._known: set[Signature] = set()
         self._bound: Signature | None = None
 
-    @property
-    def largest_activation_bytes(self) -> int:
-        """Work space of one run at the largest sizes that the engine was built for."""
-        return int(self.engine.device_memory_size_v2)
-
     def bind(self, inputs: Arrays, outputs: Arrays, host_values: Mapping[int, int]) -> None:
         """Set whatever changed since the last run; shapes, dtypes and sizes are validated when they are first seen together.
 

@@ -71,20 +71,28 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return linear
 
 
-class SelfAttention(nn.Module):
-    """Upstream's `RoPEAttention` of one head over the G x G cells of a frame."""
+class RotaryAttention(nn.Module):
+    """The weights of upstream's `RoPEAttention` of one head, queries and keys reordered for `RotaryTable`."""
 
     v_proj: Any
     out_proj: Any
 
-    def __init__(self, upstream: Any, rotary: RotaryTable, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        """Take over the weights of `upstream`; `attend` is `fused_attention` or `chunked_attention`."""
+    def __init__(self, upstream: Any, rotary: RotaryTable) -> None:
+        """Take over the weights of `upstream`."""
         super().__init__()
         self.q_proj = halves_first(upstream.q_proj)
         self.k_proj = halves_first(upstream.k_proj)
         self.v_proj = upstream.v_proj
         self.out_proj = upstream.out_proj
         self.rotary = rotary
+
+
+class SelfAttention(RotaryAttention):
+    """Attention over the G x G cells of a frame."""
+
+    def __init__(self, upstream: Any, rotary: RotaryTable, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        """Take over the weights of `upstream`; `attend` is `fused_attention` or `chunked_attention`."""
+        super().__init__(upstream, rotary)
         self.attend = attend
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,20 +102,8 @@ class SelfAttention(nn.Module):
         return attended
 
 
-class CrossAttention(nn.Module):
-    """Queries of the frame's cells against the keys of all memories: what both forms share."""
-
-    v_proj: Any
-    out_proj: Any
-
-    def __init__(self, upstream: Any, rotary: RotaryTable) -> None:
-        """Take over the weights of `upstream`, a `RoPEAttention` with `rope_k_repeat`."""
-        super().__init__()
-        self.q_proj = halves_first(upstream.q_proj)
-        self.k_proj = halves_first(upstream.k_proj)
-        self.v_proj = upstream.v_proj
-        self.out_proj = upstream.out_proj
-        self.rotary = rotary
+class CrossAttention(RotaryAttention):
+    """Queries of the frame's cells against the keys of all memories (`rope_k_repeat`): what both forms share."""
 
     def keys(self, frames: Tensor, pointers: Tensor) -> Tensor:
         """Return the keys (B, N*G*G + T, C) of memory frames (B, N, G*G, M), turned, and pointer tokens (B, T, M), not turned."""

@@ -28,7 +28,7 @@ _TRUNKS: Final = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (
 
 
 def load_checkpoint(model: nn.Module, path: str | Path) -> str:
-    """Fill a model with the weights of a checkpoint in the official form `{"model": {name: tensor}}`.
+    """Fill a model with the weights of a checkpoint: the official form `{"model": {name: tensor}}`, or a `.safetensors` file of tensors.
 
     The file is read as data: a pickle that would run code is refused. The model stays as it was when anything is wrong.
 
@@ -72,7 +72,9 @@ def file_sha256(path: Path) -> str:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors below `model` of a checkpoint file."""
+    """Return the tensors of a `.safetensors` file, or those below `model` of a PyTorch file."""
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler answers damaged data with almost any exception
@@ -84,6 +86,18 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if strangers:
         raise ModelError(f"{path} has values that are no tensors: {_some(strangers)}")
     return {str(key): value for key, value in weights.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file, those in half precision as float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is no safetensors file or is damaged: {_first_line(error)}") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def _refuse_other_weights(expected: Mapping[str, torch.Tensor], got: Mapping[str, torch.Tensor], path: Path) -> None:

@@ -1,0 +1,79 @@
+"""Textures made from nothing: noise of several octaves, stripes, checks, dots and plain colours, never the same twice."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Rng = np.random.Generator
+_Field = NDArray[np.float32]
+
+
+def random_texture(rng: Rng, side: int = 192) -> Image.Image:
+    """Draw a square RGB texture of `side` pixels: two or three colours mixed by one or two patterns."""
+    low, high = _colour(rng), _colour(rng)
+    mix = _pattern(rng, side)
+    rgb = low + (high - low) * mix[..., None]
+    if rng.random() < 0.5:
+        rgb = rgb + (_colour(rng) - rgb) * (_pattern(rng, side) * rng.uniform(0.2, 0.7))[..., None]
+    rgb = rgb + rng.normal(0, rng.uniform(0, 10), rgb.shape[:2])[..., None]
+    return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
+
+
+def _colour(rng: Rng) -> NDArray[np.float64]:
+    """A colour; every fourth one nearly grey."""
+    colour = rng.uniform(0, 255, 3)
+    return colour if rng.random() < 0.75 else colour.mean() + rng.uniform(-15, 15, 3)
+
+
+def _pattern(rng: Rng, side: int) -> _Field:
+    """A field from 0 to 1 of shape (side, side)."""
+    patterns = (_noise, _noise, _stripes, _checks, _dots, _ramp)
+    return patterns[rng.integers(len(patterns))](rng, side).astype(np.float32)
+
+
+def _noise(rng: Rng, side: int) -> _Field:
+    """Value noise: random grids of growing fineness, enlarged and added."""
+    total = np.zeros((side, side), np.float32)
+    fall = rng.uniform(0.4, 0.9)
+    for octave in range(int(rng.integers(2, 6))):
+        cells = min(side, int(rng.integers(2, 5)) << octave)
+        grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
+        total += np.asarray(grid.resize((side, side), Image.Resampling.BICUBIC)) * np.float32(fall**octave)
+    total -= total.min()
+    return total / max(float(total.max()), 1e-6)
+
+
+def _axes(rng: Rng, side: int) -> tuple[_Field, _Field]:
+    """Two turned coordinates in pixels."""
+    angle = rng.uniform(0, np.pi)
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def _wave(rng: Rng, x: _Field, side: int) -> _Field:
+    """A sine along x, soft or cut to two values."""
+    sine = 0.5 + 0.5 * np.sin(x * (2 * np.pi / (side * rng.uniform(0.05, 0.4))) + rng.uniform(0, 2 * np.pi))
+    return (sine > 0.5).astype(np.float32) if rng.random() < 0.6 else sine.astype(np.float32)
+
+
+def _stripes(rng: Rng, side: int) -> _Field:
+    return _wave(rng, _axes(rng, side)[0], side)
+
+
+def _checks(rng: Rng, side: int) -> _Field:
+    x, y = _axes(rng, side)
+    return np.abs(_wave(rng, x, side) - _wave(rng, y, side))
+
+
+def _dots(rng: Rng, side: int) -> _Field:
+    x, y = _axes(rng, side)
+    period, radius = side * rng.uniform(0.08, 0.3), rng.uniform(0.2, 0.42)
+    return (np.hypot(x / period % 1 - 0.5, y / period % 1 - 0.5) < radius).astype(np.float32)
+
+
+def _ramp(rng: Rng, side: int) -> _Field:
+    x, _ = _axes(rng, side)
+    return (x - x.min()) / max(float(np.ptp(x)), 1e-6)

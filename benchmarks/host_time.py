@@ -78,8 +78,11 @@ class NoOpSession:
     """Fills the `Session` protocol and does nothing."""
 
     backend = "nothing"
+    version = "0"
+    device = "nothing"
     max_batch = 16
     max_objects: int | None = None
+    max_video_side: int | None = None
 
     def __init__(self, specs: Mapping[str, GraphSpec]) -> None:
         self.specs = specs

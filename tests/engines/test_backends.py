@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from trt_track.engines.device_memory import Gpu
 from trt_track.engines.engine_record import EngineFolder, EngineRecord
 from trt_track.engines.file_record import FileRecord
 from trt_track.engines.profiles import graph_profile
-from trt_track.errors import BackendError
+from trt_track.errors import BackendError, EngineRunError
 from trt_track.specs import Limits
 
 RTX, FULL = "tensorrt-rtx", "tensorrt"
@@ -95,6 +96,30 @@ def test_a_named_backend_is_used_or_refused_never_replaced(bundle, name, found, 
         choose_backend(name, bundle, found)
 
 
+def test_advice_names_the_backend_to_build_for(bundle):
+    with pytest.raises(BackendError, match=r"run trt-track build \S+ --target local$"):
+        choose_backend(RTX, bundle, machine())
+    with pytest.raises(BackendError, match=r"run trt-track build \S+ --target local --backend tensorrt$"):
+        choose_backend(FULL, bundle, machine())
+
+
+def test_auto_passes_over_engines_whose_files_are_gone(bundle):
+    add_engines(bundle, RTX, "1.7")
+    (bundle.folder / "engines" / "tensorrt-rtx-1.7" / "sm89" / "upscale.engine").unlink()
+    name, reason = choose_backend("auto", bundle, machine())
+    assert name == CPU
+    assert "upscale.engine is missing: run trt-track build" in reason
+
+
+def test_auto_passes_over_engines_of_other_graphs(bundle):
+    add_engines(bundle, RTX, "1.7")
+    record = bundle.folder / "engines" / "tensorrt-rtx-1.7" / "sm89" / "engine.json"
+    record.write_text(record.read_text().replace(bundle.record("frame").onnx.sha256, 64 * "0"))
+    name, reason = choose_backend("auto", bundle, machine())
+    assert name == CPU
+    assert "engine 'frame' was built from another ONNX file than the bundle's" in reason
+
+
 def test_engines_of_only_some_graphs_are_not_enough(bundle):
     add_engines(bundle, RTX, "1.7")
     grown = tiny.write_bundle(bundle.folder.parent / "grown", tiny.FRAME, tiny.UPSCALE, tiny.SUM)
@@ -107,6 +132,9 @@ def test_the_cpu_session_runs_a_bundle(bundle):
     with open_session(bundle, CPU, threads=1) as session:
         assert session.backend == CPU
         assert session.specs == bundle.specs
+        assert (session.version, session.device) == (metadata.version("onnxruntime-gpu"), "CPU")
+    with pytest.raises(EngineRunError, match="the session is closed"):
+        session.run("frame", {}, {})
 
 
 def test_this_machine_can_be_inspected():
@@ -116,8 +144,8 @@ def test_this_machine_can_be_inspected():
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():
-    modules = ["backends", "bundle", "tensorrt_builder", "tensorrt_session", "graph_report"]
-    heavy = ["tensorrt", "tensorrt_rtx", "cuda.core", "cuda.bindings", "onnx", "onnxruntime", "polygraphy", "torch"]
+    modules = ["backends", "bundle", "tensorrt_builder", "tensorrt_session"]
+    heavy = ["tensorrt", "tensorrt_rtx", "cuda.core", "cuda.bindings", "onnx", "onnxruntime", "torch"]
     code = (
         f"import sys; {'; '.join(f'import trt_track.engines.{name}' for name in modules)}; print([n for n in {heavy} if n in sys.modules])"
     )

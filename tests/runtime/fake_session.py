@@ -24,7 +24,10 @@ class Call:
 class FakeSession:
     max_batch: int = 4
     max_objects: int | None = None
+    max_video_side: int | None = None
     backend: str = "fake"
+    version: str = "0"
+    device: str = "nothing"
     model: ModelSpec = MODEL
     calls: list[Call] = field(default_factory=list)
     allocations: int = 0

@@ -7,7 +7,7 @@ from clip_maker import write_clip
 from fake_session import MODEL, FakeSession
 
 from trt_track.engines.session import Session
-from trt_track.errors import BackendError, PromptError
+from trt_track.errors import BackendError, PromptError, VideoError
 from trt_track.runtime.tracker import Tracker
 
 FRAMES = 48
@@ -169,11 +169,18 @@ def test_reverse(video, max_frames, expected):
     assert all(result.object_ids == ((1,) if result.frame_index > 10 else (1, 2)) for result in results)
 
 
-def test_nothing_is_allocated_after_the_first_20_frames(video, session):
+def test_nothing_is_allocated_once_the_first_frame_was_encoded(video, session):
+    mask = np.zeros((64, 96), np.uint8)
+    mask[10:40, 20:60] = 255
     for object_id in (1, 2, 3):
-        video.add(object_id=object_id, points=[(10 * object_id, 30)])
-    allocations = [session.allocations for _ in video.propagate()]
-    assert allocations[20:] == [allocations[20]] * (FRAMES - 20)
+        video.add(object_id=object_id, frame=object_id, points=[(10 * object_id, 30)])
+        video.add(object_id=object_id, frame=20 + object_id, points=[(30, 30)] * (object_id * 5))
+        video.add(object_id=object_id + 3, frame=5 * object_id, mask=mask)
+    running = video.propagate()
+    next(running)
+    allocations = session.allocations
+    assert len(list(running)) == FRAMES - 2
+    assert session.allocations == allocations
 
 
 class TestLatePrompts:
@@ -276,6 +283,32 @@ class TestRemoval:
         results = list(video.propagate(max_frames=4))
         assert [result.object_ids for result in results] == [(1,), (1,), (), ()]
         assert results[3].masks.shape == (0, 64, 96)
+
+    def test_frames_without_objects_are_not_encoded(self, video, session):
+        video.add(object_id=1, points=[(30, 30)])
+        video.remove(object_id=1, frame=2)
+        video.add(object_id=2, frame=5, points=[(60, 30)])
+        encoded = {}
+        for result in video.propagate(max_frames=8):
+            encoded[result.frame_index] = graphs(session).count("image_encoder")
+            session.calls.clear()
+        assert encoded == {0: 1, 1: 1, 2: 0, 3: 0, 4: 0, 5: 1, 6: 1, 7: 1}
+
+    def test_an_object_may_start_late_on_a_frame_without_objects(self, clip):
+        runs = []
+        for late in (False, True):
+            with Tracker(FakeSession(), MODEL) as tracker, tracker.video(clip) as video:
+                video.add(object_id=1, points=[(30, 30)])
+                video.remove(object_id=1, frame=2)
+                results, starts = {}, {"object_id": 2, "frame": 4, "points": [(60, 30)]}
+                if not late:
+                    video.add(**starts)
+                for result in video.propagate(max_frames=8):
+                    if late and result.frame_index == 4 and not result.object_ids:
+                        video.add(**starts)
+                    results[result.frame_index] = result
+            runs.append(list(results.values()))
+        assert_equal_results(*runs)
 
     def test_makes_room_on_its_own_frame(self, clip):
         with Tracker(FakeSession(), MODEL, max_objects=1) as tracker, tracker.video(clip) as video:
@@ -399,6 +432,19 @@ def test_a_result_is_not_changed_by_later_frames(video):
         np.testing.assert_array_equal(result.masks, masks)
         np.testing.assert_array_equal(result.logits, logits)
         np.testing.assert_array_equal(result.ious, ious)
+
+
+@pytest.mark.parametrize(("most", "fits"), [(None, True), (96, True), (95, False)])
+def test_a_video_larger_than_the_engines_is_refused_before_it_is_tracked(clip, most, fits):
+    session = FakeSession(max_video_side=most)
+    with Tracker(session, MODEL) as tracker:
+        if fits:
+            tracker.video(clip).close()
+            return
+        with pytest.raises(VideoError, match=r"clip has 96x64 pixels, the engines were built for up to 95 a side: scale it down"):
+            tracker.video(clip)
+    assert session.calls == []
+    assert threads() == []
 
 
 def test_engines_for_fewer_objects_set_the_limit_and_refuse_more():

@@ -100,6 +100,17 @@ def choose_backend(name: str, bundle: Bundle, machine: Machine | None = None) ->
     raise BackendError(f"no backend can be used: {'; '.join(passed_over)}")
 
 
+def runs_on_gpu(bundle: Bundle, machine: Machine, backend: str = AUTO) -> bool:
+    """Tell whether a bundle has engines that can be used on a machine.
+
+    Args:
+        bundle: the opened bundle.
+        machine: what `inspect_machine` found.
+        backend: the only one that may use them, or "auto" for any.
+    """
+    return any(_fault(name, bundle, machine) is None for name in MODULES if backend in {AUTO, name})
+
+
 def open_session(bundle: Bundle, backend: str = AUTO, threads: int | None = None) -> Session:
     """Choose a backend and open a session on it.
 

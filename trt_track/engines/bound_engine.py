@@ -138,7 +138,10 @@ class BoundEngine:
             return
         self._workspace.grow(self._needed_bytes)
         if self._lent != self._workspace.pointer:
+            told = len(self._messages)
             self.context.set_device_memory(self._workspace.pointer, self._workspace.nbytes)
+            if len(self._messages) > told:  # the call returns nothing, a refusal is only logged
+                raise EngineRunError(f"engine {self.spec.name!r} refuses {self._workspace.nbytes} bytes to work in: {self._reason()}")
             self._lent = self._workspace.pointer
 
     def _infer_shapes(self) -> None:

@@ -104,15 +104,33 @@ class EngineFolder:
         Raises:
             EngineMismatchError: not built, changed since, or built from another ONNX file.
         """
-        remedy = f"run trt-track build {bundle.folder} --target local"
-        if graph not in self.records:
-            raise EngineMismatchError(f"graph {graph!r} has no engine in {self.folder}: {remedy}")
-        record = self.records[graph]
-        if record.onnx_sha256 != bundle.record(graph).onnx.sha256:
-            raise EngineMismatchError(f"engine {graph!r} was built from another ONNX file than the bundle's: {remedy}")
-        if problem := record.engine.problem(self.folder):
-            raise EngineMismatchError(f"{problem}: {remedy}")
-        return record.engine.path(self.folder).read_bytes()
+        self.check_presence(bundle, graph)
+        engine = self.records[graph].engine
+        if problem := engine.problem(self.folder):
+            raise EngineMismatchError(f"{problem}: {build_advice(bundle, self.flavour)}")
+        return engine.path(self.folder).read_bytes()
+
+    def check_presence(self, bundle: Bundle, graph: str) -> None:
+        """Check an engine without reading it.
+
+        Raises:
+            EngineMismatchError: not built, built from another ONNX file, missing or of another size.
+        """
+        record = self.records.get(graph)
+        if record is None:
+            problem: str | None = f"{self.folder} lacks {graph}"
+        elif record.onnx_sha256 != bundle.record(graph).onnx.sha256:
+            problem = f"engine {graph!r} was built from another ONNX file than the bundle's"
+        else:
+            problem = record.engine.presence_problem(self.folder)
+        if problem:
+            raise EngineMismatchError(f"{problem}: {build_advice(bundle, self.flavour)}")
+
+
+def build_advice(bundle: Bundle, flavour: str) -> str:
+    """Return what to do when a bundle has no engines that fit."""
+    backend = "" if flavour == "tensorrt-rtx" else f" --backend {flavour}"
+    return f"run trt-track build {bundle.folder} --target local{backend}"
 
 
 def find_engines(bundle: Bundle, *, flavour: str, version: str, sm: int) -> EngineFolder:
@@ -125,21 +143,20 @@ def find_engines(bundle: Bundle, *, flavour: str, version: str, sm: int) -> Engi
         sm: the GPU's compute capability times ten, 89 for 8.9.
 
     Raises:
-        EngineMismatchError: there is none; the message says what there is instead.
+        EngineMismatchError: there is none, or one of their files is missing; the message says what there is instead.
         BundleError: `engine.json` is damaged.
     """
     for target in (f"sm{sm}", ALL):
         found = EngineFolder.at(bundle, flavour, version, target)
         if found.records:
-            missing = [graph for graph in bundle.manifest.graphs if graph not in found.records]
-            if missing:
-                raise EngineMismatchError(f"{found.folder} lacks {', '.join(missing)}: run trt-track build {bundle.folder} --target local")
+            for graph in bundle.manifest.graphs:
+                found.check_presence(bundle, graph)
             return found
     raise EngineMismatchError(_explain_absence(bundle, flavour, version, sm))
 
 
 def _explain_absence(bundle: Bundle, flavour: str, version: str, sm: int) -> str:
-    remedy = f"run trt-track build {bundle.folder} --target local"
+    remedy = build_advice(bundle, flavour)
     built = [path.parent for path in sorted((bundle.folder / "engines").glob(f"*/*/{RECORD}"))]
     same = [target_name(path.name) for path in built if path.parent.name == f"{flavour}-{version}"]
     if same:
@@ -154,7 +171,7 @@ def _read_records(folder: Path, flavour: str, version: str, target: str) -> dict
     path = folder / RECORD
     if not path.exists():
         return {}
-    remedy = f"delete {folder} and run trt-track build again"
+    remedy = f"delete {folder} and run trt-track build again, with --backend {flavour}"
     data = read_json(path, otherwise=remedy)
     try:
         records = {name: EngineRecord.from_json(item) for name, item in data["engines"].items()}

@@ -28,8 +28,11 @@ class OnnxRuntimeSession:
     """Fills the `Session` protocol with numpy arrays that ONNX Runtime reads and writes in place."""
 
     backend = "onnxruntime-cpu"
+    version: str = ort.__version__
+    device = "CPU"
     max_batch = MAX_CPU_BATCH
     max_objects: int | None = None
+    max_video_side: int | None = None
 
     def __init__(self, graphs: Mapping[str, tuple[GraphSpec, Path]], *, threads: int | None = None) -> None:
         """Load every graph.
@@ -77,8 +80,10 @@ class OnnxRuntimeSession:
 
         Raises:
             TensorMismatchError: a name, shape or dtype is not the contract's.
-            EngineRunError: ONNX Runtime failed.
+            EngineRunError: ONNX Runtime failed, or the session is closed.
         """
+        if not self._engines:
+            raise EngineRunError("the session is closed: a tracker that was closed cannot go on, open it again")
         self._engines[graph].run(inputs, outputs)
 
     def close(self) -> None:

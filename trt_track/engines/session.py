@@ -26,12 +26,18 @@ class Session(Protocol):
 
     backend: str
     """How users name it: `onnxruntime-cpu`, `tensorrt-rtx`, `tensorrt`."""
+    version: str
+    """Version of the library that computes."""
+    device: str
+    """What it computes on: the GPU's name, or `CPU`."""
     specs: Mapping[str, GraphSpec]
     """Contract of every graph that `run` knows, by name."""
     max_batch: int
     """Objects that one call should carry at most."""
     max_objects: int | None
     """Objects whose memories the bank may hold at most, None for any number."""
+    max_video_side: int | None
+    """Pixels that a side of the video may have at most, None for any number."""
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         """Allocate an array of zeros in the session's memory. Called when a tracker opens, never in its loop."""

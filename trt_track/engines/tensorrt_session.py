@@ -12,7 +12,7 @@ from trt_track.engines.bundle import Bundle
 from trt_track.engines.device_memory import Block, Device, DeviceArray, UploadRing, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
-from trt_track.errors import TensorMismatchError
+from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import DTYPE_BYTES, GraphSpec
 
 
@@ -46,10 +46,11 @@ class TensorRTSession:
         try:
             self._tensorrt: TensorRT = tensorrt or TensorRTRuntime(flavour)
             engines = find_engines(bundle, flavour=flavour, version=self._tensorrt.version, sm=self._device.gpu.sm)
-            self.backend = flavour
+            self.backend, self.version, self.device = flavour, self._tensorrt.version, self._device.gpu.name
             self.specs: Mapping[str, GraphSpec] = bundle.specs
             self.max_batch = min(record.limits.objects for record in engines.records.values())
             self.max_objects: int | None = self.max_batch
+            self.max_video_side: int | None = _largest_side(engines)
             self._ring = UploadRing(self._device)
             for name in bundle.specs:
                 self._graphs[name] = self._load(bundle, engines, name)
@@ -62,17 +63,13 @@ class TensorRTSession:
         # All engines run one after the other on one stream, so one work space serves them all.
         return BoundEngine(bundle.record(name).spec, engine, tensorrt=self._tensorrt, workspace=self._workspace)
 
-    @property
-    def activation_bytes(self) -> int:
-        """Size of the work space that the engines share, as large as the largest run so far needed."""
-        return self._workspace.nbytes
-
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceArray:
         """Allocate an array of zeros in GPU memory.
 
         Raises:
-            EngineRunError: there is not enough.
+            EngineRunError: there is not enough, or the session is closed.
         """
+        self._check_open()
         if dtype not in DTYPE_BYTES:
             raise TensorMismatchError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPE_BYTES)}")
         nbytes = DeviceArray(0, shape, dtype).nbytes
@@ -89,7 +86,9 @@ class TensorRTSession:
 
         Raises:
             TensorMismatchError: shape or dtype differ.
+            EngineRunError: the session is closed.
         """
+        self._check_open()
         if target.shape != source.shape or target.dtype != source.dtype.name:
             raise TensorMismatchError(f"{target} cannot take {source.dtype}{list(source.shape)}")
         if source.size:
@@ -102,7 +101,11 @@ class TensorRTSession:
         """Wait for everything asked for so far and return the content of `source`.
 
         The array is pinned memory of the session: it holds until the next download from the same place.
+
+        Raises:
+            EngineRunError: something that was asked for failed, or the session is closed.
         """
+        self._check_open()
         pinned = self._downloads.get(source.pointer)
         if pinned is None or pinned.size < source.nbytes:
             pinned = self._downloads[source.pointer] = self._device.pinned(source.nbytes)
@@ -116,7 +119,9 @@ class TensorRTSession:
 
         Raises:
             TensorMismatchError: shape or dtype differ.
+            EngineRunError: the session is closed.
         """
+        self._check_open()
         if target.shape != source.shape or target.dtype != source.dtype:
             raise TensorMismatchError(f"{target} cannot take {source}")
         if source.nbytes:
@@ -131,14 +136,20 @@ class TensorRTSession:
 
         Raises:
             TensorMismatchError: a name, shape or dtype is not the contract's, or larger than the engine was built for.
-            EngineRunError: TensorRT refused.
+            EngineRunError: TensorRT refused, or the session is closed.
         """
+        self._check_open()
         try:
             loaded = self._graphs[graph]
         except KeyError:
             raise TensorMismatchError(f"the session has no graph {graph!r}; it has {', '.join(self._graphs)}") from None
         loaded.bind(inputs, outputs, self._host_values)
         loaded.enqueue(self._device.stream)
+
+    def _check_open(self) -> None:
+        """Refuse what would write to memory that was given back."""
+        if self._closed:
+            raise EngineRunError("the session is closed: a tracker that was closed cannot go on, open it again")
 
     def close(self) -> None:
         """Wait for the GPU and free everything that the session allocated. Downloaded arrays stay valid."""
@@ -161,6 +172,12 @@ class TensorRTSession:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _largest_side(engines: EngineFolder) -> int | None:
+    """Return the largest side of a video that every engine which is told one takes."""
+    values = [record.profile.values for record in engines.records.values()]
+    return min((most[name][2] for most in values for name in ("video_height", "video_width") if name in most), default=None)
 
 
 def _first_gpu() -> Device:

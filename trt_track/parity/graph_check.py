@@ -14,13 +14,24 @@ from trt_track.engines.session import Session
 from trt_track.export.tracing import sample_inputs
 from trt_track.export.upstream_graphs import UpstreamGraphs
 from trt_track.parity.measures import Deviation, compare_outputs
-from trt_track.specs import GraphSpec
+from trt_track.specs import GraphSpec, Limits
 
 _COMMON: Final = {"F": 1, "pages": 24, "pointers": 40, "H": 270, "W": 481}
 QUICK: Final[Mapping[str, int]] = {**_COMMON, "B": 2, "N": 2, "P": 2, "K": 2}
 """Sizes of the check that ends an export: two objects with a short memory."""
 STEADY: Final[Mapping[str, int]] = {**_COMMON, "B": 1, "N": 7, "P": 16, "K": 1}
 """Sizes of the steady state of tracking."""
+
+
+def fitting_sizes(session: Session, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the sizes, or the largest that a session's engines were built for where those are smaller."""
+    most: dict[str, int] = {"B": session.max_batch}
+    if session.max_objects is not None:
+        limits = Limits(objects=session.max_objects)
+        most |= {"B": min(session.max_batch, limits.objects), "pages": limits.pages, "pointers": limits.pointers}
+    if session.max_video_side is not None:
+        most |= {"H": session.max_video_side, "W": session.max_video_side}
+    return {name: min(size, most.get(name, size)) for name, size in sizes.items()}
 
 
 def check_graph(
@@ -61,7 +72,7 @@ def check_session(
     sizes: Sequence[Mapping[str, int]] = (QUICK, STEADY),
     on_graph: Callable[[str], None] | None = None,
 ) -> list[Deviation]:
-    """Check every graph of a session at several sizes.
+    """Check every graph of a session at several sizes, or as near to them as its engines go.
 
     Args:
         session: runs the graphs.
@@ -75,6 +86,6 @@ def check_session(
     for spec in session.specs.values():
         if on_graph:
             on_graph(spec.name)
-        for numbers in sizes:
+        for numbers in (fitting_sizes(session, wanted) for wanted in sizes):
             rows.extend(check_graph(session, spec, upstream, numbers, precision=precision))
     return rows

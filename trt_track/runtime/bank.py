@@ -93,10 +93,6 @@ class MemoryBank:
         """What pointer ages are divided by, upstream's `t_diff_max`."""
         return max(self.pointer_frames - 1, 1)
 
-    def knows(self, object_id: int) -> bool:
-        """Return whether an object has any memory."""
-        return object_id in self._objects
-
     def condition(self, object_id: int, frame: int) -> tuple[int, int]:
         """Return the (page, pointer) to write a conditioning frame to; the farthest one becomes a recent one when there are too many."""
         memory = self._objects.setdefault(object_id, ObjectMemory())

@@ -14,6 +14,7 @@ import numpy as np
 
 from trt_track.engines.session import Session
 from trt_track.runtime.bank import MemoryBank, Recall
+from trt_track.runtime.small_inputs import SmallInputs
 from trt_track.specs import Limits, ModelSpec
 
 
@@ -66,13 +67,10 @@ class Steps:
         self.upscaled = {name: self._tensor("mask_upscale", name) for name in ("filled_logits", "prompt_logits", "mask")}
         self.no_mask = self._tensor("mask_decoder", "mask_prompt")
         self.drawn = {name: self._tensor("mask_prompt", name, B=1) for name in ("mask", "mask_prompt", "mask_logits", "object_score")}
-        self._constants: dict[tuple[str, int, int], Any] = {}
-        self._indices: dict[tuple[str, tuple[int, ...]], Any] = {}
-        self.video_size = {name: self._constant(name, np.array([n], np.int64)) for name, n in self._video_sizes(video_wh)}
-
-    @staticmethod
-    def _video_sizes(video_wh: tuple[int, int]) -> tuple[tuple[str, int], tuple[str, int]]:
-        return ("video_height", video_wh[1]), ("video_width", video_wh[0])
+        self.small = SmallInputs(session, limits, self.batch)
+        sides = {"video_height": video_wh[1], "video_width": video_wh[0]}
+        self.video_size = {name: self.small.constant(np.array([side], np.int64)) for name, side in sides.items()}
+        self.sure = self.small.constant(np.ones(1, np.float32))
 
     def encode(self, frame_rgb_hwc: np.ndarray) -> None:
         """Run the image encoder on a frame (S, S, 3) uint8; the steps that follow are about this frame."""
@@ -95,7 +93,7 @@ class Steps:
         conditioned = self._condition([recall for _, recall in group], bank.pointer_span)
         objects = len(group)
         multimask = self.model.multimask_tracking and self.model.multimask_clicks[0] == 0
-        self._decode(conditioned, self._no_clicks(objects), self._no_mask(objects), multimask=multimask)
+        self._decode(conditioned, self.small.no_clicks(objects), self._no_mask(objects), multimask=multimask)
         slots = [bank.remember(object_id, frame) for object_id, _ in group]
         self._memorise(slots, self.decoded["mask_logits"], self.decoded["object_score"], from_prompt=False)
         self._upscale(self.decoded["mask_logits"], objects)
@@ -107,7 +105,9 @@ class Steps:
         if isinstance(prompt, Clicks):
             fewest, most = self.model.multimask_clicks
             multimask = fewest <= len(prompt.labels) <= most
-            self._decode(self.image["embed_no_memory"], self._clicks(prompt), self._no_mask(1), multimask=multimask)
+            self._decode(
+                self.image["embed_no_memory"], self.small.clicks(prompt.points, prompt.labels), self._no_mask(1), multimask=multimask
+            )
             return self._settle(slot)
         return self._draw(slot, prompt)
 
@@ -120,21 +120,26 @@ class Steps:
         conditioned = self._condition([recall], bank.pointer_span)
         tracking = self.model.multimask_tracking
         fewest, most = self.model.multimask_clicks
-        self._decode(conditioned, self._no_clicks(1), self._no_mask(1), multimask=tracking and fewest == 0)
+        self._decode(conditioned, self.small.no_clicks(1), self._no_mask(1), multimask=tracking and fewest == 0)
         self._upscale(self.decoded["mask_logits"], 1)
-        tracked = (self.upscaled["prompt_logits"][:1], self._flag("has_mask", 1, value=True))
-        self._decode(conditioned, self._clicks(prompt), tracked, multimask=tracking and fewest <= len(prompt.labels) <= most)
+        tracked = (self.upscaled["prompt_logits"][:1], self.small.flag("has_mask", 1, value=True))
+        self._decode(
+            conditioned,
+            self.small.clicks(prompt.points, prompt.labels),
+            tracked,
+            multimask=tracking and fewest <= len(prompt.labels) <= most,
+        )
         return self._settle(slot)
 
     def _draw(self, slot: tuple[int, int], mask: np.ndarray) -> Outcome:
         """Take a drawn mask as the answer; the decoder only makes its pointer."""
         self.session.upload(self.drawn["mask"], mask[None])
         self.session.run("mask_prompt", {"mask": self.drawn["mask"]}, {k: v for k, v in self.drawn.items() if k != "mask"})
-        prompt = (self.drawn["mask_prompt"], self._flag("has_mask", 1, value=True))
-        self._decode(self.image["embed"], self._no_clicks(1), prompt, multimask=False)
+        prompt = (self.drawn["mask_prompt"], self.small.flag("has_mask", 1, value=True))
+        self._decode(self.image["embed"], self.small.no_clicks(1), prompt, multimask=False)
         self.session.copy(self.decoded["mask_logits"][:1], self.drawn["mask_logits"])
         self.session.copy(self.decoded["object_score"][:1], self.drawn["object_score"])
-        self.session.copy(self.decoded["iou"][:1], self._constant("iou", np.ones(1, np.float32)))
+        self.session.copy(self.decoded["iou"][:1], self.sure)
         return self._settle(slot)
 
     def _settle(self, slot: tuple[int, int]) -> Outcome:
@@ -149,12 +154,12 @@ class Steps:
         inputs = {
             "embed": self.image["embed"],
             "bank": self.bank,
-            "page": self._index("page", [recall.pages for recall in recalls]),
-            "age": self._index("age", [recall.ages for recall in recalls]),
+            "page": self.small.rows("page", [recall.pages for recall in recalls]),
+            "age": self.small.rows("page_age", [recall.ages for recall in recalls]),
             "pointer_bank": self.pointer_bank,
-            "pointer": self._index("pointer", [recall.pointers for recall in recalls]),
-            "pointer_age": self._index("pointer_age", [recall.pointer_ages for recall in recalls]),
-            "pointer_span": self._index("pointer_span", [span]),
+            "pointer": self.small.rows("pointer", [recall.pointers for recall in recalls]),
+            "pointer_age": self.small.rows("pointer_age", [recall.pointer_ages for recall in recalls]),
+            "pointer_span": self.small.span(span),
         }
         self.session.run("memory_attention", inputs, {"conditioned": conditioned})
         return conditioned
@@ -170,7 +175,7 @@ class Steps:
             "labels": clicks[1],
             "mask_prompt": mask[0],
             "has_mask": mask[1],
-            "multimask": self._flag("multimask", objects, value=multimask),
+            "multimask": self.small.flag("multimask", objects, value=multimask),
         }
         self.session.run("mask_decoder", inputs, {name: array[:objects] for name, array in self.decoded.items()})
 
@@ -183,7 +188,7 @@ class Steps:
             "embed": self.image["embed"],
             "mask_logits": mask_logits[:objects],
             "object_score": object_score[:objects],
-            "from_prompt": self._flag("from_prompt", objects, value=from_prompt),
+            "from_prompt": self.small.flag("from_prompt", objects, value=from_prompt),
         }
         self.session.run("memory_encoder", inputs, {"memory": memory})
         for i, (page, pointer) in enumerate(slots):
@@ -208,41 +213,5 @@ class Steps:
         spec = self.session.specs[graph].tensor(name)
         return self.session.empty(spec.concrete({**self.sizes, **sizes}), spec.dtype)
 
-    def _constant(self, name: str, value: np.ndarray) -> Any:
-        array = self.session.empty(value.shape, value.dtype.name)
-        self.session.upload(array, value)
-        return array
-
-    def _flag(self, name: str, objects: int, *, value: bool) -> Any:
-        """Return (B,) bool, all `value`; made once per size."""
-        key = (name, objects, int(value))
-        if key not in self._constants:
-            self._constants[key] = self._constant(name, np.full(objects, value))
-        return self._constants[key]
-
     def _no_mask(self, objects: int) -> tuple[Any, Any]:
-        return self.no_mask[:objects], self._flag("has_mask", objects, value=False)
-
-    def _no_clicks(self, objects: int) -> tuple[Any, Any]:
-        """Return the one empty click (label -1) that upstream encodes while it tracks."""
-        key = ("no_clicks", objects, 1)
-        if key not in self._constants:
-            points = self._constant("points", np.zeros((objects, 1, 2), np.float32))
-            self._constants[key] = points, self._constant("labels", np.full((objects, 1), -1, np.int32))
-        empty: tuple[Any, Any] = self._constants[key]
-        return empty
-
-    def _clicks(self, clicks: Clicks) -> tuple[Any, Any]:
-        points = self._upload("points", np.ascontiguousarray(clicks.points[None], np.float32))
-        return points, self._upload("labels", np.ascontiguousarray(clicks.labels[None], np.int32))
-
-    def _index(self, name: str, rows: list[Any]) -> Any:
-        return self._upload(name, np.array(rows, np.int32))
-
-    def _upload(self, name: str, value: np.ndarray) -> Any:
-        """Upload a small array into the buffer of its name and shape, which is made the first time that the shape comes up."""
-        key = (name, value.shape)
-        if key not in self._indices:
-            self._indices[key] = self.session.empty(value.shape, value.dtype.name)
-        self.session.upload(self._indices[key], value)
-        return self._indices[key]
+        return self.no_mask[:objects], self.small.flag("has_mask", objects, value=False)

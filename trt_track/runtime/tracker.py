@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypedDict
@@ -11,12 +11,12 @@ from typing import Any, Protocol, Self, TypedDict
 import numpy as np
 
 from trt_track.engines.session import Session
-from trt_track.errors import BackendError, PromptError
-from trt_track.runtime.bank import MemoryBank
+from trt_track.errors import BackendError, PromptError, VideoError
 from trt_track.runtime.frames import Frame, VideoInfo
-from trt_track.runtime.prompts import Prompt, check_prompts, mask_to_model, merge_prompts, model_clicks
+from trt_track.runtime.prompts import Prompt, check_prompts, merge_prompts
+from trt_track.runtime.propagation import Propagation
 from trt_track.runtime.results import FrameResult
-from trt_track.runtime.steps import Clicks, Outcome, Steps
+from trt_track.runtime.steps import Steps
 from trt_track.runtime.video import open_video
 from trt_track.specs import Limits, ModelSpec
 
@@ -75,9 +75,9 @@ class Tracker:
         """Load a bundle.
 
         Args:
-            model: a bundle's folder, or the name of a model that was exported into the user's cache.
+            model: a bundle's folder, or the name of a model that was exported into the user's cache, or `pico`, which is embedded.
             backend: `auto`, `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
-            precision: `fp32` or `fp16`, where `model` is a name; by default whichever the cache has, `fp32` first.
+            precision: `fp32` or `fp16`, where `model` is a name; by default what has engines that can be used here, else `fp32` first.
             **options: `max_objects` (16, or what the engines were built for), `threads` (CPU backends; all cores), `image_size`
                 where `model` is a name.
 
@@ -85,21 +85,28 @@ class Tracker:
             BundleError: no such bundle, or it is damaged.
             BackendError: the backend cannot be used here.
         """
-        from trt_track.engines.backends import open_session
+        from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
         from trt_track.engines.bundle import Bundle
         from trt_track.engines.library import find_bundle
 
         max_objects, threads = options.pop("max_objects", None), options.pop("threads", None)
-        bundle = Bundle.open(find_bundle(model, precision=precision, **options))
-        return cls(open_session(bundle, backend, threads=threads), bundle.model, max_objects=max_objects)
+        machine = inspect_machine()
+        bundle = Bundle.open(find_bundle(model, precision=precision, backend=backend, machine=machine, **options))
+        name, _ = choose_backend(backend, bundle, machine)
+        return cls(open_chosen(bundle, name, threads), bundle.model, max_objects=max_objects)
 
     def video(self, path: str | Path) -> Video:
         """Open a video file or a folder of frames.
 
         Raises:
-            VideoError: it is missing, unreadable or empty.
+            VideoError: it is missing, unreadable or empty, or larger than the engines were built for.
         """
-        return Video(self, open_video(path))
+        source = open_video(path)
+        try:
+            return Video(self, source)
+        except BaseException:
+            source.close()
+            raise
 
     @contextmanager
     def steps(self, video_wh: tuple[int, int], *, keep_logits: bool) -> Iterator[Steps]:
@@ -127,11 +134,16 @@ class Video:
     """A clip and its prompts. `propagate` may be called again after more prompts, and starts afresh each time."""
 
     def __init__(self, tracker: Tracker, source: Source) -> None:
-        """Use a source that is open already; `Tracker.video` opens one."""
+        """Use a source that is open already; `Tracker.video` opens one.
+
+        Raises:
+            VideoError: it is larger than the engines were built for.
+        """
+        _check_size(source.info, tracker.session)
         self.tracker, self.source = tracker, source
         self.info = source.info
         self._prompts: list[Prompt] = []
-        self._running: _Propagation | None = None
+        self._running: Propagation | None = None
 
     @property
     def damage(self) -> str | None:
@@ -229,7 +241,7 @@ class Video:
         check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
         self._check_count(self.prompts, reverse=reverse)
         with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits) as steps:
-            running = self._running = _Propagation(self, steps, reverse=reverse)
+            running = self._running = Propagation(self, steps, reverse=reverse)
             try:
                 yield from running.run(max_frames, keep_video=keep_video)
             finally:
@@ -247,136 +259,15 @@ class Video:
         self.close()
 
 
-class _Propagation:
-    """One pass over the clip: the objects that are tracked now, and the prompts that are due."""
-
-    def __init__(self, video: Video, steps: Steps, *, reverse: bool) -> None:
-        self.video, self.steps, self.reverse = video, steps, reverse
-        tracker, info = video.tracker, video.info
-        self.size, self.mask_size = tracker.model.image_size, tracker.model.mask_size
-        self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=reverse)
-        self.active: list[int] = []
-        self.started: dict[int, int] = {}
-        self.frame: int | None = None
-        self.late: list[Prompt] = []
-        self.schedule = _by_frame(video.prompts)
-
-    def accept(self, prompts: Sequence[Prompt]) -> None:
-        """Take prompts in while the pass runs.
-
-        Raises:
-            PromptError: one is for a frame that lies behind.
-        """
-        for prompt in prompts:
-            if self.frame is not None and (prompt.frame > self.frame if self.reverse else prompt.frame < self.frame):
-                raise PromptError(
-                    f"frame {prompt.frame} lies behind: the pass is at frame {self.frame}; "
-                    "prompt this frame or one ahead, or call propagate again to start afresh"
-                )
-        self.late.extend(prompts)
-
-    def run(self, max_frames: int | None, *, keep_video: bool) -> Generator[FrameResult, None, None]:
-        """Yield a result per frame."""
-        prompted = [prompt.frame for prompt in self.video.prompts if not prompt.remove]
-        start = max(prompted) if self.reverse else min(prompted)
-        stop = self._stop(start, max_frames)
-        frames = self.video.source.frames(size=self.size, reverse=self.reverse, start=start, stop=stop, keep_video=keep_video)
-        with closing(frames):
-            for frame in frames:
-                self.frame = frame.index
-                self.steps.encode(frame.model_rgb_hwc)
-                outcomes = self._track(frame.index, self.schedule.get(frame.index, []))
-                yield self._result(frame, outcomes)
-                while again := self._late(frame.index):
-                    outcomes.update(self._prompt(frame.index, again))
-                    yield self._result(frame, outcomes)
-
-    def _stop(self, start: int, max_frames: int | None) -> int | None:
-        """Return the frame before which to stop, in the direction of travel."""
-        if max_frames is None:
-            return None
-        stop = start - max_frames if self.reverse else start + max_frames
-        return stop if 0 <= stop < self.video.info.frame_count else None
-
-    def _late(self, frame: int) -> list[Prompt]:
-        """Sort in the prompts that came since the last result; return those for this frame, joined with what was asked there before."""
-        if not self.late:
-            return []
-        now = {prompt.object_id for prompt in self.late if prompt.frame == frame}
-        self.late.clear()
-        self.schedule = _by_frame(self.video.prompts)
-        return [prompt for prompt in self.schedule.get(frame, []) if prompt.object_id in now]
-
-    def _track(self, frame: int, due: list[Prompt]) -> dict[int, Outcome]:
-        """Track what has no prompt on this frame, start or correct what has one."""
-        prompted = {prompt.object_id for prompt in due}
-        outcomes = self.steps.follow([object_id for object_id in self.active if object_id not in prompted], frame, self.bank)
-        outcomes.update(self._prompt(frame, due))
-        return outcomes
-
-    def _prompt(self, frame: int, prompts: list[Prompt]) -> dict[int, Outcome]:
-        outcomes = {}
-        for prompt in prompts:
-            if prompt.remove:
-                self._remove(prompt.object_id)
-            elif self.started.get(prompt.object_id, frame) == frame:
-                outcomes[prompt.object_id] = self._start(frame, prompt)
-            else:
-                outcomes[prompt.object_id] = self.steps.correct(prompt.object_id, frame, self.bank, self._asked(prompt))
-        return outcomes
-
-    def _start(self, frame: int, prompt: Prompt) -> Outcome:
-        if prompt.object_id not in self.started:
-            self.started[prompt.object_id] = frame
-            self.active.append(prompt.object_id)
-        return self.steps.start(prompt.object_id, frame, self.bank, self._asked(prompt))
-
-    def _remove(self, object_id: int) -> None:
-        if object_id in self.active:
-            self.active.remove(object_id)
-            self.bank.forget(object_id)
-
-    def _asked(self, prompt: Prompt) -> Clicks | np.ndarray:
-        """Bring a prompt into the model's frame."""
-        if prompt.mask is not None:
-            return mask_to_model(prompt.mask, self.size)
-        return Clicks(*model_clicks(prompt, width=self.video.info.width, height=self.video.info.height, size=self.size))
-
-    def _result(self, frame: Frame, outcomes: dict[int, Outcome]) -> FrameResult:
-        found = [outcomes[object_id] for object_id in self.active]
-        logits = [outcome.logits for outcome in found if outcome.logits is not None]
-        return FrameResult(
-            frame_index=frame.index,
-            time_s=frame.time_s,
-            object_ids=tuple(self.active),
-            masks=_joined([outcome.mask_hw for outcome in found], (self.video.info.height, self.video.info.width), "bool"),
-            ious=np.array([outcome.iou for outcome in found], np.float32),
-            presence=np.array([outcome.presence for outcome in found], np.float32),
-            logits=_joined(logits, (1, self.mask_size, self.mask_size), "float32") if self.steps.keep_logits else None,
-            video_rgb_hwc=frame.video_rgb_hwc,
+def _check_size(info: VideoInfo, session: Session) -> None:
+    most = session.max_video_side
+    if most is not None and max(info.width, info.height) > most:
+        raise VideoError(
+            f"{info.name} has {info.width}x{info.height} pixels, the engines were built for up to {most} a side: "
+            f"scale it down (ffmpeg -vf scale) or use --backend onnxruntime-cpu"
         )
-
-
-def _joined(rows: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Put rows of `shape` into one array; if they are all rows of one array, in its order, it is that array and nothing is copied."""
-    if not rows:
-        return np.zeros((0, *shape), dtype)
-    whole = rows[0].base
-    step = rows[0].nbytes
-    if whole is not None and whole.shape == (len(rows), *shape):
-        first = whole.ctypes.data
-        if all(row.base is whole and row.ctypes.data == first + i * step for i, row in enumerate(rows)):
-            return whole
-    return np.stack(rows)
 
 
 def _turn(prompt: Prompt, *, reverse: bool) -> tuple[int, bool]:
     """Order prompts as the pass meets them; on one frame removals come first, so that they make room."""
     return -prompt.frame if reverse else prompt.frame, not prompt.remove
-
-
-def _by_frame(prompts: Sequence[Prompt]) -> dict[int, list[Prompt]]:
-    schedule: dict[int, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda prompt: not prompt.remove):
-        schedule.setdefault(prompt.frame, []).append(prompt)
-    return schedule

@@ -1,0 +1,267 @@
+"""The real tracking loop on the real TensorRT session over a strict fake GPU, against the same loop on ONNX Runtime: equal bit for bit."""
+
+import random
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import toy_model
+from fake_gpu import FakeDevice, GpuMisuseError
+from fake_tensorrt import FakeEngine, FakeTensorRT
+
+from trt_track.engines.backends import open_session
+from trt_track.engines.bound_engine import BoundEngine
+from trt_track.engines.bundle import Bundle
+from trt_track.engines.device_memory import UploadRing
+from trt_track.engines.tensorrt_session import TensorRTSession
+from trt_track.errors import EngineRunError, TrtTrackError, VideoError
+from trt_track.runtime.frames import Frame, VideoInfo
+from trt_track.runtime.tracker import Tracker, Video
+from trt_track.specs import Limits
+
+FRAMES = 30
+LIMITS = Limits(objects=4, video_wh=(200, 100))
+
+
+@dataclass
+class HeldClip:
+    """A clip in memory; `Source` for a `Video`. Every frame is of another colour and has a square somewhere else."""
+
+    size: int
+    wh: tuple[int, int] = (53, 37)
+    count: int = FRAMES
+    damage: None = None
+
+    @property
+    def info(self):
+        return VideoInfo("held", *self.wh, self.count, Fraction(25), 0, Path("held"))
+
+    def frames(self, *, size, reverse=False, start=None, stop=None, keep_video=False):
+        assert size == self.size
+        first = (self.count - 1 if reverse else 0) if start is None else start
+        end = (-1 if reverse else self.count) if stop is None else stop
+        for index in range(first, end, -1 if reverse else 1):
+            yield Frame(index, index / 25, self.picture(index), None)
+
+    def picture(self, index):
+        image = np.full((self.size, self.size, 3), (5 * index, 250 - 3 * index, 40), np.uint8)
+        left = index * self.size // (2 * self.count)
+        image[left : left + self.size // 3, left : left + self.size // 4] = np.random.default_rng(index).integers(0, 256, 3)
+        return image
+
+    def close(self):
+        pass
+
+
+def open_fake(bundle, device, limits=LIMITS):
+    """Open a TensorRT session whose engines are the bundle's graphs in ONNX Runtime."""
+    profiles, engines = toy_model.write_engines(bundle, limits), {}
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    for number, (name, spec) in enumerate(bundle.specs.items()):
+        engine = ort.InferenceSession(bundle.onnx_path(name), options, providers=["CPUExecutionProvider"])
+        engines[name] = FakeEngine(spec, profiles[name], computed_by(engine), bytes_per_object=1000 * number)
+    return TensorRTSession(bundle, device=device, tensorrt=FakeTensorRT(device, engines))
+
+
+def computed_by(engine):
+    names, known = [output.name for output in engine.get_outputs()], {tensor.name for tensor in engine.get_inputs()}
+    return lambda inputs: dict(zip(names, engine.run(names, {k: v for k, v in inputs.items() if k in known}), strict=True))
+
+
+def prompt_all(video):
+    """Objects that start together, late, from a mask, that are corrected, removed, replaced, and a while without any."""
+    width, height = video.info.width, video.info.height
+    mask = np.zeros((height, width), np.uint8)
+    mask[height // 4 : height // 2, width // 3 : width // 2] = 1
+    video.add(object_id=1, frame=1, box=(2, 3, width / 2, height / 2))
+    video.add(object_id=2, frame=1, points=[(width / 3, 9)])
+    video.add(object_id=3, frame=3, mask=mask)
+    video.add(object_id=1, frame=5, points=[(width / 4, 7), (9, 9), (width - 2, 3)], labels=[1, 1, 0])
+    video.add(object_id=4, frame=6, points=[(width / 2, 20), (3, 4)], box=(1, 1, 30, 30))
+    video.add(object_id=2, frame=8, mask=mask)
+    video.remove(object_id=2, frame=11)
+    video.add(object_id=7, frame=11, points=[(5, 20)])
+    for object_id in (1, 3, 4, 7):
+        video.remove(object_id=object_id, frame=22)
+    video.add(object_id=9, frame=25, points=[(15, 20), (20, 20)])
+
+
+LATE = {
+    9: {"object_id": 3, "points": [(40, 30), (20, 1)], "labels": [0, 1]},
+    23: {"object_id": 8, "points": [(11, 30)]},  # a frame without objects, which nothing was encoded for
+}
+"""Prompts by frame that come once the frame's result is there."""
+
+
+def track(session, model, *, clips=1, prompt=prompt_all, **options):
+    """Track clips of different sizes one after the other, the first one twice, with a prompt that comes while tracking runs."""
+    results = []
+    with Tracker(session, model, max_objects=LIMITS.objects) as tracker:
+        for number in [*range(clips), 0]:
+            video = Video(tracker, HeldClip(model.image_size, (53 + 31 * number, 37 + 20 * number)))
+            prompt(video)
+            late = dict(LATE) if prompt is prompt_all else {}
+            for result in video.propagate(keep_logits=True, **options):
+                results.append(result)
+                if result.frame_index in late:
+                    video.add(frame=result.frame_index, **late.pop(result.frame_index))
+    return results
+
+
+def assert_equal(found, wanted):
+    assert [result.frame_index for result in found] == [result.frame_index for result in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.object_ids == other.object_ids
+        for name in ("masks", "ious", "presence", "logits"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=f"{name} on frame {one.frame_index}")
+
+
+@pytest.fixture(params=["fp32", "fp16"])
+def bundle(request, tmp_path):
+    return toy_model.write_bundle(tmp_path / "toy", request.param)
+
+
+@pytest.fixture
+def device():
+    return FakeDevice()
+
+
+@pytest.fixture
+def small_ring(monkeypatch):
+    """A ring of pinned memory that is smaller than a frame, so that it goes round and round."""
+    monkeypatch.setattr(UploadRing.__init__, "__defaults__", (5000,))
+
+
+@pytest.mark.usefixtures("small_ring")
+@pytest.mark.parametrize("reuses_addresses", [False, True])
+def test_tracks_are_the_same_on_the_gpu(bundle, reuses_addresses):
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, clips=2)
+    device = FakeDevice(reuses_addresses=reuses_addresses)
+    assert_equal(track(open_fake(bundle, device), bundle.model, clips=2), wanted)
+    assert device.closed == 1
+    assert device.live == {}
+    tell_much(wanted)
+
+
+def tell_much(results):
+    """Fail unless the tracks could tell one mistake from another: masks that are neither empty nor full, frames and objects that differ."""
+    shares = [mask.mean() for result in results for mask in result.masks]
+    assert np.mean([0.02 < share < 0.98 for share in shares]) > 0.8
+    once = [mask.tobytes() for result in results[: FRAMES // 2] for mask in result.logits]
+    assert len(set(once)) > 0.9 * len(once)  # a mask that is drawn twice is the same, and so is a frame that comes twice
+    assert Counter(len(result.object_ids) for result in results).keys() >= {0, 1, 2, 3, 4}
+
+
+def test_tracks_backwards_are_the_same_on_the_gpu(bundle, device):
+    def prompt(video):
+        video.add(object_id=1, frame=20, points=[(30, 20)])
+        video.add(object_id=2, frame=14, box=(3, 3, 30, 30))
+        video.add(object_id=1, frame=9, points=[(3, 3)], labels=[0])
+        video.remove(object_id=2, frame=4)
+
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, prompt=prompt, reverse=True)
+    assert_equal(track(open_fake(bundle, device), bundle.model, prompt=prompt, reverse=True), wanted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_prompts_give_the_same_tracks(bundle, device, seed):
+    def prompt(video):
+        rng, active = random.Random(seed), {}
+        for frame in range(FRAMES):
+            for object_id in rng.sample(range(1, 7), rng.choice([0, 0, 1, 2])):
+                xy = [[rng.uniform(0, 50), rng.uniform(0, 35)] for _ in range(rng.randint(1, 5))]
+                if object_id in active and rng.random() < 0.4 and active[object_id] < frame:
+                    video.remove(object_id=object_id, frame=frame)
+                    active[object_id] = FRAMES  # an id that was removed stays away
+                elif (
+                    active.get(object_id, frame) < FRAMES and len({object_id, *(n for n in active if active[n] < FRAMES)}) <= LIMITS.objects
+                ):
+                    active.setdefault(object_id, frame)
+                    video.add(object_id=object_id, frame=frame, points=xy)
+
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, prompt=prompt)
+    assert_equal(track(open_fake(bundle, device), bundle.model, prompt=prompt), wanted)
+
+
+def test_a_real_model_tracks_the_same_on_the_gpu(tiny_bundle, tmp_path, device):
+    """SAM 2 with narrow layers, as the export command writes it."""
+    bundle = Bundle.open(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+    def prompt(video):
+        video.add(object_id=1, points=[(20, 20)])
+        video.add(object_id=2, frame=1, box=(3, 3, 40, 30))
+        video.add(object_id=1, frame=3, points=[(5, 5)], labels=[0])
+
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, prompt=prompt, max_frames=6)
+    assert_equal(track(open_fake(bundle, device), bundle.model, prompt=prompt, max_frames=6), wanted)
+
+
+def test_a_video_larger_than_the_engines_is_refused_up_front(bundle, device):
+    with (
+        Tracker(open_fake(bundle, device), bundle.model) as tracker,
+        pytest.raises(VideoError, match="201x20 pixels, the engines were built for up to 200 a side"),
+    ):
+        Video(tracker, HeldClip(64, (201, 20)))
+
+
+def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device):
+    with Tracker(open_fake(bundle, device), bundle.model) as tracker:
+        video = Video(tracker, HeldClip(64))
+        video.add(object_id=1, points=[(20, 20)])
+        running = video.propagate()
+        next(running)
+    with pytest.raises(EngineRunError, match="the session is closed"):
+        next(running)
+
+
+class TestMistakes:
+    """What a session could do wrong, each as a patch: the run must not come out as if nothing had happened."""
+
+    @pytest.fixture
+    def bundle(self, tmp_path):
+        return toy_model.write_bundle(tmp_path / "toy", "fp32")
+
+    @pytest.fixture
+    def wanted(self, bundle):
+        return track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, clips=2, max_frames=8)
+
+    @pytest.mark.usefixtures("small_ring")
+    @pytest.mark.parametrize(
+        ("owner", "method", "instead"),
+        [
+            (FakeDevice, "synchronize", lambda self: None),
+            (FakeDevice, "wait", lambda self, event: None),
+            (TensorRTSession, "copy", lambda self, target, source: None),
+            (UploadRing, "upload", lambda self, target, source: self._device.copy(target, source.ctypes.data, source.nbytes)),
+            (BoundEngine, "_borrow_workspace", lambda self: None),
+            (BoundEngine, "_set_addresses", lambda self, arrays: None),
+        ],
+    )
+    def test_that_leave_something_out_show(self, bundle, device, wanted, monkeypatch, owner, method, instead):
+        monkeypatch.setattr(owner, method, instead)
+        self.assert_it_shows(bundle, device, wanted)
+
+    @pytest.mark.parametrize("method", ["_set_shapes", "_set_addresses", "_borrow_workspace", "_read_host_values"])
+    def test_that_do_it_only_once_for_each_engine_show(self, bundle, device, wanted, monkeypatch, method):
+        whole, done = getattr(BoundEngine, method), {}
+
+        def once(self, *args):
+            key = (id(self), *(frozenset(arg) for arg in args if method == "_set_addresses"))
+            if key not in done:
+                done[key] = whole(self, *args)
+            return done[key]
+
+        monkeypatch.setattr(BoundEngine, method, once)
+        self.assert_it_shows(bundle, device, wanted)
+
+    @staticmethod
+    def assert_it_shows(bundle, device, wanted):
+        with pytest.raises((GpuMisuseError, TrtTrackError, AssertionError)):
+            assert_equal(track(open_fake(bundle, device), bundle.model, clips=2, max_frames=8), wanted)

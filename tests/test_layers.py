@@ -23,7 +23,9 @@ def command(*arguments: str) -> str:
     return f"import sys; sys.argv = {['trt-track', *arguments]}\nfrom trt_track.cli import app\ntry:\n    app()\nexcept SystemExit: pass"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"], ["parity", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["demo", "--help"], ["export", "--help"], ["parity", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments):
     assert modules_after(command(*arguments)) & HEAVY == set()
 

@@ -41,9 +41,9 @@ class Stage:
 
 STAGES = (
     Stage("pictures-128", 128, 1, 16, 4, 2400, 1e-3, PLAIN, clutter_steps=1500),
-    Stage("clips-128", 128, 4, 4, 4, 2000, 7e-4, UPSTREAM, ("box", "click", "mask"), warm_up=100),
-    Stage("clips-256", 256, 4, 2, 4, 1800, 5e-4, UPSTREAM, ("box", "click", "mask"), warm_up=100),
-    Stage("long-256", 256, 8, 1, 4, 1000, 4e-4, UPSTREAM, ("box", "click", "mask"), warm_up=20),
+    Stage("clips-128", 128, 4, 4, 4, 1200, 7e-4, PLAIN, ("box", "click", "mask"), warm_up=100),
+    Stage("clips-256", 256, 4, 2, 4, 900, 5e-4, UPSTREAM, ("box", "click", "mask"), warm_up=100),
+    Stage("long-256", 256, 8, 1, 4, 400, 4e-4, UPSTREAM, ("box", "click", "mask"), warm_up=20),
 )
 """About two hours on two cores."""
 

@@ -29,7 +29,7 @@ from stages import STAGES, Stage, lengthen
 from state import Averaged, load_state, save_state
 from unroll import unroll
 
-from trt_track.export.upstream import build_model
+from trt_track.export.checkpoint import build_model, load_checkpoint
 from trt_track.models import PICO_CONFIG
 from trt_track.scenes import SceneStyle
 
@@ -49,6 +49,10 @@ class Plan:
     length: float
     workers: int
     processes: int
+    start: Path | None = None
+    """Weights to begin with."""
+    stage: str | None = None
+    """Stage to begin at."""
 
 
 class Team:
@@ -87,9 +91,12 @@ class Training:
         self.team, self.workers, self.stop_at = team, plan.workers, time.monotonic() + 60 * plan.minutes
         seed, out, device = self.seed, self.out, self.device
         torch.manual_seed(seed)
-        self.stage = self.step = self.total = 0
-        self.model: Any = build_model(PICO_CONFIG, self.stages[0].size).to(device).train()
+        names = [stage.name for stage in self.stages]
+        self.stage, self.step, self.total = names.index(plan.stage) if plan.stage else 0, 0, 0
+        self.model: Any = build_model(PICO_CONFIG, self.stages[self.stage].size).to(device).train()
         start_weights(self.model)
+        if plan.start is not None:
+            load_checkpoint(self.model, plan.start)
         self.optimiser = Optimiser(self.model)
         self.average = Averaged(self.model)
         if (out / "state" / "state.json").exists():
@@ -226,12 +233,16 @@ def main(  # noqa: PLR0913, PLR0917 - the command's options
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     workers: Annotated[int, typer.Option(help="Processes that draw scenes, for each one that trains.")] = 1,
     processes: Annotated[int, typer.Option(help="Processes that train; on a CPU one per core is fastest.")] = 1,
+    start: Annotated[Path | None, typer.Option(help="Begin with these weights, where `out` holds no state yet.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Begin at this stage, where `out` holds no state yet.")] = None,
 ) -> None:
     """Train for a while; exit code 0 when the curriculum is done, 3 when there is more to do."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if stage is not None and stage not in {known.name for known in STAGES}:
+        raise typer.BadParameter(f"no stage {stage!r}: choose from {', '.join(known.name for known in STAGES)}")
     out.mkdir(parents=True, exist_ok=True)
     (out / "meeting").unlink(missing_ok=True)
-    plan = Plan(out, seed, device, minutes, length, workers, processes)
+    plan = Plan(out, seed, device, minutes, length, workers, processes, start, stage)
     if processes == 1:
         take_part(0, plan)
     else:

@@ -36,6 +36,25 @@ def test_models_list_names_every_model(cli, tmp_path, monkeypatch):
         assert str(model.sha256) in row
 
 
+def test_models_list_shows_the_embedded_model(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path))
+    row = next(line.split() for line in cli("models", "list").out.splitlines() if line.startswith("pico"))
+    assert row[1:3] == ["6", "M"]
+    assert row[-1] == "embedded"
+
+
+def test_the_embedded_model_has_as_many_weights_as_the_list_says():
+    from trt_track.cli.models_command import PICO_PARAMETERS
+    from trt_track.export.upstream import build_model
+    from trt_track.models import PICO_CONFIG
+
+    assert sum(weight.numel() for weight in build_model(PICO_CONFIG).parameters()) == PICO_PARAMETERS
+
+
+def test_models_pull_of_the_embedded_model_says_that_it_is_there(cli):
+    assert cli("models", "pull", "pico").error == ("pico comes with the package, there is nothing to pull: use it with --model pico")
+
+
 def test_models_pull_of_an_unknown_model_suggests_one(cli):
     assert cli("models", "pull", "sam2.1_hiera_tny").error == (
         "no model is called 'sam2.1_hiera_tny': did you mean sam2.1-hiera-tiny or sam2-hiera-tiny?"
@@ -76,6 +95,15 @@ class TestExport:
     def test_no_weights(self, refused, small_config):
         assert refused("sam2.1-hiera-tiny").startswith("no weights of sam2.1-hiera-tiny in the cache: run trt-track models pull")
         assert refused("small", "--config", small_config) == "no weights for small: give --checkpoint FILE or --random-weights SEED"
+
+    def test_the_embedded_model_has_its_own_configuration_and_weights(self, cli, tmp_path, monkeypatch):
+        from trt_track import models
+        from trt_track.engines.bundle import Bundle
+
+        monkeypatch.setattr(models, "PICO_WEIGHTS", tmp_path / "none.safetensors")
+        assert cli("export", "pico", "--out", tmp_path / "bundle").error.startswith(f"cannot read checkpoint {tmp_path}/none.safetensors")
+        assert not (tmp_path / "bundle").exists()
+        assert Bundle.open(models.PICO_BUNDLE).model.name == "pico"
 
     def test_checkpoint_of_another_model(self, refused, small_config, tmp_path):
         from trt_track.export.checkpoint import build_model, save_checkpoint
@@ -169,3 +197,15 @@ def perturb(bundle, graph, factor):
     content = path.read_bytes()
     manifest["graphs"][graph]["onnx"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+class TestInspect:
+    def test_it_tells_what_the_graphs_are_made_of(self, cli, tiny_bundle):
+        done = cli("inspect", tiny_bundle)
+        assert done.code == 0
+        assert "image_encoder" in done.out
+        assert "no problems" in done.out
+
+    def test_it_lists_one_graph_node_by_node(self, cli, tiny_bundle):
+        assert "Node 0" in cli("inspect", tiny_bundle, "--graph", "mask_prompt").out
+        assert cli("inspect", tiny_bundle, "--graph", "nothing").error.startswith(f"{tiny_bundle} has no graph 'nothing'")

@@ -7,6 +7,7 @@ import torch
 from clips import ClipDataset, ClipRecipe, make_clip
 from losses import LossWeights, prediction_loss
 from optimiser import Optimiser
+from safetensors.torch import save_file
 from stages import UPSTREAM, Stage, lengthen
 from state import load_state, save_state
 from train_pico import Plan, Team, Training
@@ -140,3 +141,13 @@ def test_training_in_two_pieces_is_training_in_one(tmp_path, monkeypatch):
     whole, resumed = pieces("whole", None), pieces("resumed", 3)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     assert (tmp_path / "whole" / "pico.safetensors").stat().st_size < 16_000_000
+
+
+def test_training_goes_on_from_weights_at_a_stage(tmp_path, model):
+    weights = tmp_path / "start.safetensors"
+    save_file({name: value.half() for name, value in model.state_dict().items()}, weights)
+    plan = Plan(tmp_path / "out", 0, "cpu", 1.0, 1.0, 0, 1, weights, "clips-256")
+    training = Training(plan, Team(0, plan))
+    assert training.stages[training.stage].name == "clips-256"
+    assert training.model.image_size == 256
+    assert all(torch.equal(value, model.state_dict()[name].half().float()) for name, value in training.model.state_dict().items())

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from trt_track.cli.build_command import build
+from trt_track.cli.demo_command import demo
 from trt_track.cli.doctor_command import doctor
 from trt_track.cli.export_command import export
+from trt_track.cli.inspect_command import inspect
 from trt_track.cli.models_command import models
 from trt_track.cli.parity_command import parity
 from trt_track.cli.run_command import run
@@ -24,8 +26,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(demo)
 app.command()(export)
 app.command()(build)
+app.command()(inspect)
 app.command()(parity)
 app.command()(doctor)
 app.add_typer(models, name="models")

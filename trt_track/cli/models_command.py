@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from trt_track.errors import ModelError
+
 models = typer.Typer(help="List the official models, download one.", no_args_is_help=True, rich_markup_mode=None)
+
+PICO_PARAMETERS: Final = 6_421_458
+"""Trainable weights of the embedded model."""
 
 Name = Annotated[str, typer.Argument(help="A model's name, as `trt-track models list` shows it.")]
 Hash = Annotated[str | None, typer.Option("--sha256", help="The hash to trust, for a model whose hash the catalogue does not state.")]
@@ -14,19 +19,29 @@ Hash = Annotated[str | None, typer.Option("--sha256", help="The hash to trust, f
 
 @models.command("list")
 def list_models() -> None:
-    """List the official models: parameters, download, licence, SHA-256, and which are in the cache."""
+    """List the official models and the embedded one: parameters, download, licence, SHA-256, and which are in the cache."""
     from rich.console import Console
     from rich.table import Table
 
     from trt_track.export.catalogue import CATALOGUE
     from trt_track.export.download import cache_folder
+    from trt_track.models import PICO
 
     table = Table("model", "parameters", "download", "licence", "SHA-256", "in the cache", box=None, pad_edge=False)
     for name, model in CATALOGUE.items():
         size = f"{model.size_bytes / 1e6:.0f} MB" if model.size_bytes else "unknown"
         cached = "yes" if (cache_folder() / model.file_name).is_file() else "no"
         table.add_row(name, f"{model.parameters / 1e6:.0f} M", size, model.licence, model.sha256 or "unknown", cached)
+    table.add_row(PICO.name, f"{PICO_PARAMETERS / 1e6:.0f} M", "none", "Apache-2.0", _pico_sha256() or "unknown", "embedded")
     Console(width=160, markup=False, highlight=False).print(table)
+
+
+def _pico_sha256() -> str | None:
+    """Return what the manifest says of the weights that the embedded bundle was exported from."""
+    from trt_track.engines.manifest import read_manifest
+    from trt_track.models import PICO_BUNDLE
+
+    return read_manifest(PICO_BUNDLE).description.source_sha256
 
 
 @models.command("pull")
@@ -35,7 +50,10 @@ def pull_model(name: Name, sha256: Hash = None) -> None:
     from trt_track.cli.progress import progress_bar
     from trt_track.export.catalogue import find_model
     from trt_track.export.download import pull
+    from trt_track.models import PICO
 
+    if name == PICO.name:
+        raise ModelError(f"{name} comes with the package, there is nothing to pull: use it with --model {name}")
     model = find_model(name)
     with progress_bar(name, unit="bytes") as advance:
         path = pull(model, sha256=sha256, on_progress=advance)

@@ -113,12 +113,16 @@ def _tracks(tracker: Tracker, predictor: nn.Module, plan: tuple[Clip, list[Case]
 def _predictor(bundle: Bundle, checkpoint: Path | None, config: Path | None) -> nn.Module:
     """Build upstream's predictor with the weights that the bundle was made of."""
     from trt_track.cli.export_command import load_weights
+    from trt_track.engines.library import EMBEDDED
     from trt_track.export.catalogue import CATALOGUE
     from trt_track.export.download import cache_folder
     from trt_track.export.upstream import build_model
+    from trt_track.models import PICO_CONFIG, PICO_WEIGHTS
 
     description = bundle.manifest.description
     name = description.model.name
+    if name == EMBEDDED and config is None:
+        config, checkpoint = PICO_CONFIG, checkpoint or PICO_WEIGHTS
     if config is None and name not in CATALOGUE:
         raise ModelError(f"{name} is not in the catalogue: give its YAML file with --config")
     predictor = build_model(config if config is not None else name, description.model.image_size)

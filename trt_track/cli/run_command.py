@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trt_track.errors import BundleError, OutputError, PromptError
+from trt_track.cli.clip_run import INTERRUPTED, ClipRun, RunRecord
+from trt_track.cli.model_choice import ModelOptions
+from trt_track.errors import OutputError, PromptError
 
 if TYPE_CHECKING:
-    from trt_track.engines.bundle import Bundle
     from trt_track.runtime.prompts import Prompt
-    from trt_track.runtime.results import FrameResult
-    from trt_track.runtime.run_folder import RunFolder
-    from trt_track.runtime.tracker import Video
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A video file or a folder of JPEG or PNG frames.")]
 BundleFolder = Annotated[Path | None, typer.Option("--bundle", help="A bundle's folder, as `trt-track export` makes it.")]
-Model = Annotated[str | None, typer.Option(help="A model that was exported into the library, by name.")]
+Model = Annotated[str | None, typer.Option(help="A model of the library, by name, or pico; default: the best that is there.")]
 Size = Annotated[int | None, typer.Option(help="Which size of --model, where the library has several.")]
 Precision = Annotated[str | None, typer.Option(help="Which precision of --model: fp32 or fp16.")]
 Box = Annotated[
@@ -46,11 +40,6 @@ MaxObjects = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
-
-DAMAGED = 3
-"""Exit code when the clip could not be read to its end: everything before is written."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells use it."""
 
 
 def run(  # noqa: PLR0913, PLR0917 - the command's options
@@ -76,17 +65,15 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
 
     An object starts on the frame of its first prompt; a later prompt of the same id corrects it there. Results are written as they come.
     """
-    from trt_track.engines.backends import choose_backend, open_chosen
-    from trt_track.engines.bundle import Bundle
-    from trt_track.engines.library import find_bundle
+    from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
     from trt_track.runtime.mask_images import check_ids
     from trt_track.runtime.prompts import check_prompts, merge_prompts
     from trt_track.runtime.run_folder import RunFolder
     from trt_track.runtime.tracker import Tracker, Video
     from trt_track.runtime.video import open_video
 
-    if (bundle is None) == (model is None):
-        raise BundleError("name the model: either --bundle FOLDER or --model NAME (see trt-track models list and trt-track export)")
+    asked_model = ModelOptions(bundle, model, size, precision)
+    asked_model.check()
     kinds = {kind.strip() for kind in save.split(",") if kind.strip()}
     if not kinds:
         raise OutputError("--save names nothing to write: choose from video, jsonl, png")
@@ -99,16 +86,22 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         folder = RunFolder(out or Path("runs") / clip.info.name, frame_rate=clip.info.frame_rate, save=kinds, overwrite=overwrite)
         if "png" in kinds:
             check_ids(prompt.object_id for prompt in asked)
-        opened = Bundle.open(bundle if bundle is not None else find_bundle(str(model), image_size=size, precision=precision))
-        name, why = choose_backend(backend, opened)
+        machine = inspect_machine()
+        opened = asked_model.open(backend, machine)
+        name, why = choose_backend(backend, opened, machine)
         typer.echo(f"backend: {why}", err=True)
         tracker = stack.enter_context(Tracker(open_chosen(opened, name, threads), opened.model, max_objects=max_objects))
         video = Video(tracker, clip)
         video.add_prompts(asked)
         settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
         settings |= {"max_objects": tracker.limits.objects, "backend": name}
-        record = _RunRecord({**settings, "prompts": [describe_prompt(prompt) for prompt in video.prompts]}, opened)
-        code = _Run(video, folder, record).track(reverse=reverse, max_frames=max_frames, draw="video" in kinds)
+        settings |= {"backend_version": tracker.session.version, "device": tracker.session.device}
+        tracking = ClipRun(video, folder, RunRecord(settings, opened))
+        code = tracking.track(reverse=reverse, max_frames=max_frames, draw="video" in kinds)
+    if code != INTERRUPTED:
+        typer.echo(f"{tracking.frames} frames{f', {tracking.rate:.1f} frames a second' if tracking.rate else ''}", err=True)
+        typer.echo(folder.path)
+        tracking.warn_of_damage()
     raise typer.Exit(code)
 
 
@@ -127,102 +120,3 @@ def read_all_prompts(box: list[str] | None, point: list[str] | None, mask: list[
     yield from (parse_mask(text) for text in mask or [])
     if file is not None:
         yield from read_prompts(file)
-
-
-def describe_prompt(prompt: Prompt) -> dict[str, Any]:
-    """Return a prompt as JSON values, the way that a prompt file states it; of a mask its size in pixels."""
-    told: dict[str, Any] = {"frame": prompt.frame, "object": prompt.object_id}
-    if prompt.remove:
-        told["remove"] = True
-    if prompt.box_xyxy_px is not None:
-        told["box"] = prompt.box_xyxy_px.tolist()
-    if len(prompt.labels):
-        told |= {"points": prompt.points_xy_px.tolist(), "labels": prompt.labels.tolist()}
-    if prompt.mask is not None:
-        told["mask_pixels"] = int(prompt.mask.sum())
-    return told
-
-
-@dataclass
-class _RunRecord:
-    """What `run.json` says."""
-
-    settings: dict[str, Any]
-    bundle: Bundle
-    started: float = field(default_factory=time.perf_counter)
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-    def content(self, video: Video, frames: int, seconds: float) -> dict[str, Any]:
-        from trt_track.engines.manifest import own_version
-
-        info, manifest = video.info, self.bundle.manifest
-        return {
-            "trt_track": own_version(),
-            "started_at": self.started_at,
-            "settings": self.settings,
-            "clip": {
-                "width": info.width,
-                "height": info.height,
-                "frames": info.frame_count,
-                "frame_rate": float(info.frame_rate),
-                "rotation_deg": info.rotation_deg,
-                "damage": video.damage,
-            },
-            "bundle": {
-                "folder": str(self.bundle.folder),
-                **manifest.description.to_json(),
-                "sha256": {name: record.onnx.sha256 for name, record in manifest.graphs.items()},
-            },
-            "timings": {
-                "frames": frames,
-                "tracking_s": round(seconds, 3),
-                "frames_per_second": round(frames / seconds, 3) if seconds else None,
-                "total_s": round(time.perf_counter() - self.started, 3),
-            },
-        }
-
-
-class _Run:
-    """Tracking with a progress bar, results into a folder."""
-
-    def __init__(self, video: Video, folder: RunFolder, record: _RunRecord) -> None:
-        self.video, self.folder, self.record = video, folder, record
-        self.frames = 0
-        self.seconds = 0.0
-
-    def track(self, *, reverse: bool, max_frames: int | None, draw: bool) -> int:
-        """Track to the end and return the exit code."""
-        try:
-            with self.folder:
-                self._propagate(
-                    self.video.propagate(reverse=reverse, max_frames=max_frames, keep_video=draw), self._total(reverse, max_frames)
-                )
-        except KeyboardInterrupt:
-            typer.echo(f"interrupted after {self.frames} frames: complete results up to there are in {self.folder.path}", err=True)
-            return INTERRUPTED
-        self.folder.finish(self.record.content(self.video, self.frames, self.seconds))
-        rate = f"{self.frames / self.seconds:.1f} frames a second" if self.seconds else ""
-        typer.echo(f"{self.frames} frames, {rate}", err=True)
-        typer.echo(self.folder.path)
-        if self.video.damage:
-            typer.echo(f"warning: {self.video.damage}: results end there", err=True)
-            return DAMAGED
-        return 0
-
-    def _total(self, reverse: bool, max_frames: int | None) -> int:
-        """Return how many frames there are to track."""
-        prompted = [prompt.frame for prompt in self.video.prompts if not prompt.remove]
-        ahead = max(prompted) + 1 if reverse else self.video.info.frame_count - min(prompted)
-        return ahead if max_frames is None else min(ahead, max_frames)
-
-    def _propagate(self, results: Generator[FrameResult, None, None], total: int) -> None:
-        from trt_track.cli.progress import progress_bar
-
-        with closing(results), progress_bar(self.video.info.name) as advance:
-            started = time.perf_counter()
-            for result in results:
-                self.folder.write(result)
-                self.frames += 1
-                self.seconds = time.perf_counter() - started
-                advance(self.frames, total, f"{self.frames / self.seconds:.1f} frames a second")
-        sys.stderr.flush()

@@ -59,18 +59,21 @@ def _ellipse(_: np.random.Generator) -> NDArray[np.float64]:
 def _polygon(rng: np.random.Generator) -> NDArray[np.float64]:
     """A regular polygon: distance of a side from the centre over the cosine of the angle to its middle."""
     sector = 2 * np.pi / rng.integers(3, 8)
-    return 1.0 / np.cos((_ANGLES % sector) - sector / 2)
+    radii: NDArray[np.float64] = 1.0 / np.cos((_ANGLES % sector) - sector / 2)
+    return radii
 
 
 def _star(rng: np.random.Generator) -> NDArray[np.float64]:
     points = rng.integers(4, 8)
-    return 1.0 + rng.uniform(0.2, 0.5) * np.cos(points * _ANGLES)
+    radii: NDArray[np.float64] = 1.0 + rng.uniform(0.2, 0.5) * np.cos(points * _ANGLES)
+    return radii
 
 
 def _rounded_box(rng: np.random.Generator) -> NDArray[np.float64]:
     """A superellipse |x|^p + |y|^p = 1."""
     power = rng.uniform(2.5, 8)
-    return (np.abs(np.cos(_ANGLES)) ** power + np.abs(np.sin(_ANGLES)) ** power) ** (-1 / power)
+    radii: NDArray[np.float64] = (np.abs(np.cos(_ANGLES)) ** power + np.abs(np.sin(_ANGLES)) ** power) ** (-1 / power)
+    return radii
 
 
 def _blob(rng: np.random.Generator) -> NDArray[np.float64]:

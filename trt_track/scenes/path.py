@@ -24,7 +24,8 @@ class Pose:
     def apply(self, points_xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Take (n, 2) points of the outline to pixels of the frame."""
         cos, sin = np.cos(self.angle) * self.radius, np.sin(self.angle) * self.radius
-        return points_xy @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
+        placed: NDArray[np.float64] = points_xy @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
+        return placed
 
 
 @dataclass(frozen=True)

@@ -138,11 +138,11 @@ class Material:
 
     def texture(self, rng: Rng) -> Image.Image:
         """Return a texture made from nothing."""
-        return self.textures[rng.integers(len(self.textures))] if self.textures else random_texture(rng)
+        return self.textures[int(rng.integers(len(self.textures)))] if self.textures else random_texture(rng)
 
     def picture(self, rng: Rng) -> Image.Image:
         """Return one of the pictures."""
-        return self.pictures[rng.integers(len(self.pictures))]
+        return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
 def random_scene(seed: int | Sequence[int], material: Material, style: SceneStyle = SceneStyle()) -> Scene:

@@ -42,7 +42,7 @@ def _noise(rng: Rng, side: int) -> _Field:
         grid = Image.fromarray(rng.random((cells, cells), dtype=np.float32))
         total += np.asarray(grid.resize((side, side), Image.Resampling.BICUBIC)) * np.float32(fall**octave)
     total -= total.min()
-    return total / max(float(total.max()), 1e-6)
+    return np.asarray(total / max(float(total.max()), 1e-6), np.float32)
 
 
 def _axes(rng: Rng, side: int) -> tuple[_Field, _Field]:
@@ -56,7 +56,7 @@ def _axes(rng: Rng, side: int) -> tuple[_Field, _Field]:
 def _wave(rng: Rng, x: _Field, side: int) -> _Field:
     """A sine along x, soft or cut to two values."""
     sine = 0.5 + 0.5 * np.sin(x * (2 * np.pi / (side * rng.uniform(0.05, 0.4))) + rng.uniform(0, 2 * np.pi))
-    return (sine > 0.5).astype(np.float32) if rng.random() < 0.6 else sine.astype(np.float32)
+    return np.asarray(sine > 0.5 if rng.random() < 0.6 else sine, np.float32)
 
 
 def _stripes(rng: Rng, side: int) -> _Field:
@@ -65,15 +65,15 @@ def _stripes(rng: Rng, side: int) -> _Field:
 
 def _checks(rng: Rng, side: int) -> _Field:
     x, y = _axes(rng, side)
-    return np.abs(_wave(rng, x, side) - _wave(rng, y, side))
+    return np.asarray(np.abs(_wave(rng, x, side) - _wave(rng, y, side)), np.float32)
 
 
 def _dots(rng: Rng, side: int) -> _Field:
     x, y = _axes(rng, side)
     period, radius = side * rng.uniform(0.08, 0.3), rng.uniform(0.2, 0.42)
-    return (np.hypot(x / period % 1 - 0.5, y / period % 1 - 0.5) < radius).astype(np.float32)
+    return np.asarray(np.hypot(x / period % 1 - 0.5, y / period % 1 - 0.5) < radius, np.float32)
 
 
 def _ramp(rng: Rng, side: int) -> _Field:
     x, _ = _axes(rng, side)
-    return (x - x.min()) / max(float(np.ptp(x)), 1e-6)
+    return np.asarray((x - x.min()) / max(float(np.ptp(x)), 1e-6), np.float32)

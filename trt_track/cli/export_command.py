@@ -86,7 +86,7 @@ def write_bundle(predictor: nn.Module, description: Description, target: Path, *
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)
             path = draft.onnx_path(name)
-            trace(module, specs[name], path, fused=is_fused(name, precision))
+            trace(module, specs[name], path, fused=is_fused(name, precision), compact=precision == "fp32")
             require_parity(check_file(path, specs[name], upstream, precision=precision))
             draft.add(specs[name])
         advance(len(modules), len(modules), "checked against upstream")

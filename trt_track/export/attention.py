@@ -61,13 +61,15 @@ class RotaryTable(nn.Module):
 def halves_first(linear: nn.Linear) -> nn.Linear:
     """Return a copy of a query or key projection whose outputs are ordered even channels first, then odd ones."""
     order = torch.cat([torch.arange(0, linear.out_features, 2), torch.arange(1, linear.out_features, 2)])
-    return _linear(linear.weight.detach()[order], linear.bias.detach()[order])
+    return linear_of(linear.weight.detach()[order], linear.bias.detach()[order])
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
-    linear.bias = nn.Parameter(bias.clone(), requires_grad=False)
+def linear_of(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return a layer with copies of weights (out, in) and, unless it has none, bias (out,)."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return linear
 
 
@@ -136,7 +138,7 @@ class ReducedCrossAttention(CrossAttention):
         out, value = upstream.out_proj, upstream.v_proj
         joined_weight = out.weight.detach().double() @ value.weight.detach().double()
         joined_bias = out.weight.detach().double() @ value.bias.detach().double() + out.bias.detach().double()
-        self.out_proj = _linear(joined_weight.float(), joined_bias.float())
+        self.out_proj = linear_of(joined_weight.float(), joined_bias.float())
         self.v_proj = nn.Identity()
 
     def forward(self, x: Tensor, keys_bnlm: tuple[Tensor, Tensor], values_blm: Tensor) -> Tensor:
@@ -157,3 +159,9 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     k_transposed = k.transpose(1, 2)
     rows = [torch.softmax(chunk @ k_transposed, dim=-1) @ v for chunk in q.split(QUERY_ROWS, dim=1)]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with one head, all queries at once: (B, Q, C), (B, L, C), (B, L, M) to (B, Q, M)."""
+    # ONNX Runtime takes factor and transposition into the product, as they stand right in front of it.
+    return torch.softmax(q * (1.0 / math.sqrt(q.shape[-1])) @ k.transpose(1, 2), dim=-1) @ v

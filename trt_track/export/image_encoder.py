@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trt_track.export.hiera import BlockAttentionByHead, FusedBlockAttention, Trunk
+from trt_track.export.neck import Neck
+
 # The mean and standard deviation of ImageNet per RGB channel, as upstream normalises frames (sam2/utils/misc.py).
 MEAN_RGB = (0.485, 0.456, 0.406)
 STD_RGB = (0.229, 0.224, 0.225)
@@ -15,21 +18,22 @@ STD_RGB = (0.229, 0.224, 0.225)
 class ImageEncoder(nn.Module):
     """Upstream's `forward_image` from the uint8 frame on, with the Hiera trunk, the neck and the decoder's two 1x1 convolutions."""
 
-    trunk: Any
-    neck: Any
-    conv_s0: Any
-    conv_s1: Any
     mean: Tensor
     std: Tensor
 
     def __init__(self, predictor: Any, dtype: torch.dtype) -> None:
-        """Take the encoder out of an upstream predictor; `dtype` is what the trunk and the neck compute in."""
+        """Take the encoder out of an upstream predictor.
+
+        Args:
+            predictor: upstream's `SAM2VideoPredictor`.
+            dtype: what the trunk and the neck compute in; in float16 attention is one operator, for TensorRT.
+        """
         super().__init__()
-        self.trunk = predictor.image_encoder.trunk
-        self.neck = predictor.image_encoder.neck
-        self.scalp = predictor.image_encoder.scalp
-        self.conv_s0 = predictor.sam_mask_decoder.conv_s0
-        self.conv_s1 = predictor.sam_mask_decoder.conv_s1
+        encoder, decoder = predictor.image_encoder, predictor.sam_mask_decoder
+        patch = encoder.trunk.patch_embed.proj.stride[0]
+        attention = FusedBlockAttention if dtype == torch.float16 else BlockAttentionByHead
+        self.trunk = Trunk(encoder.trunk, predictor.image_size // patch, attention)
+        self.neck = Neck(encoder.neck, {0: decoder.conv_s0, 1: decoder.conv_s1}, self.trunk.outputs)
         self.no_mem_embed = nn.Parameter(predictor.no_mem_embed.detach().reshape(1, -1, 1, 1), requires_grad=False)
         self.to(dtype)
         self.dtype = dtype
@@ -44,6 +48,6 @@ class ImageEncoder(nn.Module):
         """
         # TensorRT takes uint8 only where a cast follows at once.
         pixels = frames.float().permute(0, 3, 1, 2) / 255.0
-        features, _ = self.neck(self.trunk(((pixels - self.mean) / self.std).to(self.dtype)))
-        high_0, high_1, embed = (x.to(self.dtype) for x in features[: len(features) - self.scalp][-3:])
-        return embed, embed + self.no_mem_embed, self.conv_s0(high_0), self.conv_s1(high_1)
+        # The coarsest map has done its work in the neck.
+        high_res_0, high_res_1, embed = self.neck(self.trunk(((pixels - self.mean) / self.std).to(self.dtype)))[:3]
+        return embed, embed + self.no_mem_embed, high_res_0, high_res_1

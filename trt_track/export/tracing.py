@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trt_track.errors import ExportError
+from trt_track.export.exact_halves import store_exact_halves
 from trt_track.specs import GraphSpec, TensorSpec
 
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def _ages(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.tensor([[first, *recent]] * objects)
 
 
-def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool) -> None:
+def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool, compact: bool = False) -> None:
     """Write `module` as one ONNX file with the names, dtypes and named sizes of `spec`.
 
     Args:
@@ -81,6 +82,7 @@ def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool) -> Non
         spec: the contract.
         path: of the file to write; its folder must exist.
         fused: whether attention becomes `Attention` operators.
+        compact: whether weights that half precision holds exactly are stored so; TensorRT has no float32 products of such ones on SM 7.5.
 
     Raises:
         ExportError: the exporter failed, or the file does not fit the contract.
@@ -92,6 +94,8 @@ def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool) -> Non
     except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise ExportError(f"graph {spec.name!r} could not be exported: {reason[0]}") from error
+    if compact:
+        store_exact_halves(path)
     _check_contract(path, spec)
     _LOG.info("exported %s: %.1f MB", path.name, path.stat().st_size / 1e6)
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 from run_results import frames_of, id_map, ids_by_frame, read_image, read_lines, read_movie
@@ -76,6 +77,8 @@ def test_run_json_tells_what_was_run(track, tiny_bundle, bikes):
         "save": ["jsonl"],
         "max_objects": 3,
         "backend": "onnxruntime-cpu",
+        "backend_version": onnxruntime.__version__,
+        "device": "CPU",
         "prompts": [
             {"frame": 0, "object": 1, "box": [265, 60, 390, 250], "points": [[300, 100]], "labels": [1]},
             {"frame": 2, "object": 2, "points": [[30, 40], [50, 40]], "labels": [0, 1]},

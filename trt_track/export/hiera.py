@@ -157,7 +157,8 @@ class Trunk(nn.Module):
     def _position_code(self) -> Tensor:
         """Return upstream's `_get_pos_embed`, row by row (1, G*G, C).
 
-        The graph holds the two small tables that it is made of, and engines unfold them once; written out it takes 25 MB at 1024 px.
+        The graph holds the two small tables that it is made of, and ONNX Runtime unfolds them when it loads it; written out they take
+        25 MB at 1024 px, in the file and in every engine.
         """
         grid = self.raster.grid
         whole = functional.interpolate(self.position, size=(grid, grid), mode="bicubic")

@@ -232,7 +232,7 @@ def main(  # noqa: PLR0913, PLR0917 - the command's options
     seed: int = 0,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     workers: Annotated[int, typer.Option(help="Processes that draw scenes, for each one that trains.")] = 1,
-    processes: Annotated[int, typer.Option(help="Processes that train; on a CPU one per core is fastest.")] = 1,
+    processes: Annotated[int, typer.Option(help="Processes that train together, the cores divided between them.")] = 1,
     start: Annotated[Path | None, typer.Option(help="Begin with these weights, where `out` holds no state yet.")] = None,
     stage: Annotated[str | None, typer.Option(help="Begin at this stage, where `out` holds no state yet.")] = None,
 ) -> None:

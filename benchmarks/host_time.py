@@ -48,8 +48,8 @@ from torch import Tensor
 from upstream import open_state, propagate, quiet
 
 from trt_track.export.upstream import build_model, model_spec
-from trt_track.parity.track_check import Clip
 from trt_track.runtime.frames import Frame, VideoInfo
+from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker, Video
 from trt_track.specs import GraphSpec, ModelSpec, graph_specs
 
@@ -145,7 +145,7 @@ def track_ours(setting: Setting, size: int, video_wh: tuple[int, int]) -> Interv
     model = ModelSpec(name=setting.model, image_size=size)
     info = VideoInfo("memory", *video_wh, setting.frames, Fraction(25), 0, Path("memory"))
     pixels = np.zeros((size, size, 3), np.uint8)
-    clip = Clip(info, tuple(Frame(i, i / 25, pixels, None) for i in range(setting.frames)))
+    clip = HeldClip(info, tuple(Frame(i, i / 25, pixels, None) for i in range(setting.frames)))
     intervals = Intervals()
     with Tracker(NoOpSession(graph_specs(model, "fp32")), model, max_objects=setting.objects) as tracker:
         video = Video(tracker, clip)

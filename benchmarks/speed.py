@@ -42,7 +42,7 @@ from trt_track.engines.backends import CPU
 from trt_track.engines.onnxruntime_session import default_threads
 from trt_track.errors import ModelError
 from trt_track.parity.measures import TRACK_IOU, mask_iou
-from trt_track.parity.track_check import Clip, read_clip
+from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.prompts import Prompt
 from trt_track.runtime.tracker import Tracker, Video
 
@@ -69,7 +69,7 @@ class Bench:
 
     tracker: Tracker
     predictor: Any
-    clip: Clip
+    clip: HeldClip
     images: torch.Tensor
     runs: dict[tuple[str, int], list[Intervals]] = field(default_factory=lambda: defaultdict(list))
     whole_s: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -137,7 +137,7 @@ def speed(  # noqa: PLR0913, PLR0917 - the command's options
     torch.set_num_threads(threads or default_threads())
     with TemporaryDirectory() as scratch:
         folder = bundle or random_bundle(model, size, Path(scratch))
-        clip = read_clip(clip_path(), size=size, frames=frames)
+        clip = HeldClip.read(clip_path(), size=size, frames=frames)
         predictor = random_predictor(model, size)
         gmac = frame_gmac(predictor)
         images = upstream_images((frame.model_rgb_hwc for frame in clip.held), frames, size)

@@ -12,6 +12,7 @@ from pictures import load_pictures
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from trt_track.runtime.results import mask_boxes
 from trt_track.scenes import Material, SceneStyle, random_scene, random_texture
 
 LEAST_AREA = 0.0015
@@ -104,8 +105,7 @@ def batches(recipe: ClipRecipe, first: int, steps: int, clutter_steps: int, work
 
 def _box(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     """The tight box with every side moved by up to 5 % of its length, as upstream jitters boxes."""
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    corners = np.array([[xs[0], ys[0]], [xs[-1] + 1, ys[-1] + 1]], np.float32)
+    corners = mask_boxes(mask[None]).reshape(2, 2).astype(np.float32)
     return corners + (rng.uniform(-0.05, 0.05, (2, 2)) * (corners[1] - corners[0])).astype(np.float32)
 
 

@@ -16,7 +16,9 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 from trt_track import Tracker
+from trt_track.parity.measures import mask_iou
 from trt_track.runtime.held_clip import HeldClip
+from trt_track.runtime.results import mask_boxes
 from trt_track.runtime.tracker import Source, Video
 from trt_track.runtime.video import open_video
 from trt_track.scenes import SceneStyle, random_scene
@@ -28,17 +30,15 @@ Masks = dict[int, np.ndarray]
 
 def jaccard(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return J per frame of (T, H, W) masks; 1 where both are empty, as DAVIS counts it."""
-    both, either = (found & truth).sum(axis=(1, 2)), (found | truth).sum(axis=(1, 2))
-    return np.where(either == 0, 1.0, both / np.maximum(either, 1))
+    return np.array([mask_iou(*pair) for pair in zip(found, truth, strict=True)])
 
 
 def prompt_of(mask: np.ndarray, kind: str) -> dict[str, Any]:
     """Return the prompt that a mask (H, W) stands for: itself, its tight box, or a click on its innermost pixel."""
     if kind == "mask":
         return {"mask": mask}
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if kind == "box":
-        return {"box": (xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)}
+        return {"box": mask_boxes(mask[None])[0]}
     inner = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].argmax()
     y, x = np.unravel_index(inner, mask.shape)
     return {"points": [(x + 0.5, y + 0.5)]}
@@ -62,7 +62,8 @@ def score_scenes(tracker: Tracker, clips: int, kind: str) -> dict[str, float]:
         first = {int(i) + 1: truth[0, i] for i in np.flatnonzero(truth[0].mean(axis=(1, 2)) >= LEAST_AREA)}
         if not first:
             continue
-        for object_id, found in track(tracker, HeldClip([frame.frame_rgb for frame in frames]), first, kind).items():
+        clip = HeldClip.of_pictures([frame.frame_rgb for frame in frames], size=tracker.model.image_size)
+        for object_id, found in track(tracker, clip, first, kind).items():
             mask = truth[:, object_id - 1]
             scores.append(jaccard(found, mask).mean())
             absent, empty = ~mask.any(axis=(1, 2)), ~found.any(axis=(1, 2))

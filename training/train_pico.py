@@ -87,19 +87,19 @@ class Training:
 
     def __init__(self, plan: Plan, team: Team) -> None:
         """Begin anew, or where the state in the plan's folder ends."""
-        self.out, self.seed, self.device, self.stages = plan.out, plan.seed, torch.device(plan.device), lengthen(STAGES, plan.length)
+        self.out, self.seed, self.device = plan.out, plan.seed, torch.device(plan.device)
+        self.stages = lengthen(STAGES, plan.length)
         self.team, self.workers, self.stop_at = team, plan.workers, time.monotonic() + 60 * plan.minutes
-        seed, out, device = self.seed, self.out, self.device
-        torch.manual_seed(seed)
+        torch.manual_seed(self.seed)
         names = [stage.name for stage in self.stages]
         self.stage, self.step, self.total = names.index(plan.stage) if plan.stage else 0, 0, 0
-        self.model: Any = build_model(PICO_CONFIG, self.stages[self.stage].size).to(device).train()
+        self.model: Any = build_model(PICO_CONFIG, self.stages[self.stage].size).to(self.device).train()
         start_weights(self.model)
         if plan.start is not None:
             load_checkpoint(self.model, plan.start)
         self.optimiser = Optimiser(self.model)
         self.average = Averaged(self.model)
-        if (out / "state" / "state.json").exists():
+        if (self.out / "state" / "state.json").exists():
             self._resume()
 
     @property
@@ -154,7 +154,7 @@ class Training:
                 sums[name] = sums[name] + value
         (sums["total"] / count).backward()
         stop = self.team.average_gradients(self.model, stop=time.monotonic() > self.stop_at)
-        self.optimiser.step(stage.rate_at(self.step, last=self.stage == len(self.stages) - 1))
+        self.optimiser.step(stage.rate_at(self.step))
         self.average.update(self.model, self.total)
         self._log(stage, prompt, {name: float(value.detach()) / count for name, value in sums.items()}, time.perf_counter() - started)
         self.step += 1
@@ -170,13 +170,14 @@ class Training:
 
     def _next_stage(self) -> None:
         self.stage, self.step = self.stage + 1, 0
-        if not self.done and self.stages[self.stage].size != self.model.image_size:
-            self._rebuild(self.stages[self.stage].size)
+        self._fit_stage()
 
-    def _rebuild(self, size: int) -> None:
-        """Take weights and optimiser over into a network for pictures of another size: all weights keep their shapes."""
+    def _fit_stage(self) -> None:
+        """Take weights and optimiser over into a network for the stage's pictures: all weights keep their shapes."""
+        if self.done or self.stages[self.stage].size == self.model.image_size:
+            return
         weights, moments = self.model.state_dict(), self.optimiser.tensors()
-        self.model = build_model(PICO_CONFIG, size).to(self.device).train()
+        self.model = build_model(PICO_CONFIG, self.stages[self.stage].size).to(self.device).train()
         self.model.load_state_dict(weights)
         self.optimiser = Optimiser(self.model)
         self.optimiser.load(moments)
@@ -193,8 +194,7 @@ class Training:
         self.model.load_state_dict(parts["model"])
         self.optimiser.load(parts["optimiser"])
         self.average.weights = {name: value.to(self.device) for name, value in parts["average"].items()}
-        if not self.done:
-            self._rebuild(self.stages[self.stage].size)
+        self._fit_stage()
 
 
 def start_weights(model: Any) -> None:

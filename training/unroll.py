@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from clips import ClipBatch
 from losses import MaskPrediction
+from sam2.modeling.sam2_base import NO_OBJ_SCORE
 from torch import Tensor
 from torch.nn import functional
 
-MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
-STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
-NO_OBJECT = -1024.0
-"""Logit of every pixel of a frame without the object, as upstream sets it."""
+from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
+
+MEAN, STD = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN_RGB, STD_RGB))
 
 
 @dataclass
@@ -182,7 +182,7 @@ def _preferred(prediction: MaskPrediction, of_candidates: Tensor) -> Tensor:
 
 def _present(prediction: MaskPrediction) -> Tensor:
     """Hide the mask (N, 1, h, w) of objects that are said to be gone."""
-    return torch.where(prediction.score[..., None, None] > 0, best_logits(prediction), NO_OBJECT)
+    return torch.where(prediction.score[..., None, None] > 0, best_logits(prediction), NO_OBJ_SCORE)
 
 
 def _mix_pointer(model: Any, pointer: Tensor, score: Tensor) -> Tensor:

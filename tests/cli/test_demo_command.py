@@ -9,7 +9,8 @@ from PIL import Image
 from run_results import ids_by_frame, read_lines, read_movie
 
 from trt_track.cli import demo_clips
-from trt_track.cli.demo_clips import REAL_FRAMES, REAL_PROMPT, TruthScore, draw_clip, package_file
+from trt_track.cli.demo_clips import REAL_FRAMES, REAL_PROMPT, TruthScore, draw_clip
+from trt_track.cli.package_file import package_file
 from trt_track.runtime.results import FrameResult
 from trt_track.scenes.demonstration import FRAME_RATE, FRAMES, SIZE_WH, demonstration_scene
 

@@ -94,13 +94,14 @@ class TestExport:
     @pytest.mark.usefixtures("cache")
     def test_no_weights(self, refused, small_config):
         assert refused("sam2.1-hiera-tiny").startswith("no weights of sam2.1-hiera-tiny in the cache: run trt-track models pull")
-        assert refused("small", "--config", small_config) == "no weights for small: give --checkpoint FILE or --random-weights SEED"
+        assert refused("small", "--config", small_config) == "no weights for small: give --checkpoint FILE"
 
     def test_the_embedded_model_has_its_own_configuration_and_weights(self, cli, tmp_path, monkeypatch):
         from trt_track import models
         from trt_track.engines.bundle import Bundle
+        from trt_track.export import local_models
 
-        monkeypatch.setattr(models, "PICO_WEIGHTS", tmp_path / "none.safetensors")
+        monkeypatch.setattr(local_models, "PICO_WEIGHTS", tmp_path / "none.safetensors")
         assert cli("export", "pico", "--out", tmp_path / "bundle").error.startswith(f"cannot read checkpoint {tmp_path}/none.safetensors")
         assert not (tmp_path / "bundle").exists()
         assert Bundle.open(models.PICO_BUNDLE).model.name == "pico"
@@ -178,7 +179,9 @@ class TestParity:
         assert failed == {graph}
 
     def test_refusals(self, cli, tiny_bundle, small_config, tmp_path):
-        assert cli("parity", tiny_bundle).error == "small is not in the catalogue: give its YAML file with --config"
+        unknown = cli("parity", tiny_bundle).error
+        assert unknown.startswith("no model is called 'small': ")
+        assert unknown.endswith("; of a model of your own, give the YAML file with --config")
         assert cli("parity", tmp_path, "--config", small_config).error.startswith(f"{tmp_path} is not a bundle")
         assert cli("parity", tiny_bundle, "--config", small_config, "--json", "/proc/no/report.json").error.startswith(
             "/proc/no/report.json: "

@@ -3,7 +3,6 @@
 import random
 import shutil
 from collections import Counter
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from trt_track.engines.device_memory import UploadRing
 from trt_track.engines.tensorrt_session import TensorRTSession
 from trt_track.errors import EngineRunError, TrtTrackError, VideoError
 from trt_track.runtime.frames import Frame, VideoInfo
+from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker, Video
 from trt_track.specs import Limits
 
@@ -28,34 +28,17 @@ FRAMES = 30
 LIMITS = Limits(objects=4, video_wh=(200, 100))
 
 
-@dataclass
-class HeldClip:
-    """A clip in memory; `Source` for a `Video`. Every frame is of another colour and has a square somewhere else."""
+def held_clip(size, video_wh=(53, 37), count=FRAMES):
+    """Every frame is of another colour and has a square somewhere else."""
+    frames = tuple(Frame(index, index / 25, picture(size, index, count), None) for index in range(count))
+    return HeldClip(VideoInfo("held", *video_wh, count, Fraction(25), 0, Path("held")), frames)
 
-    size: int
-    wh: tuple[int, int] = (53, 37)
-    count: int = FRAMES
-    damage: None = None
 
-    @property
-    def info(self):
-        return VideoInfo("held", *self.wh, self.count, Fraction(25), 0, Path("held"))
-
-    def frames(self, *, size, reverse=False, start=None, stop=None, keep_video=False):
-        assert size == self.size
-        first = (self.count - 1 if reverse else 0) if start is None else start
-        end = (-1 if reverse else self.count) if stop is None else stop
-        for index in range(first, end, -1 if reverse else 1):
-            yield Frame(index, index / 25, self.picture(index), None)
-
-    def picture(self, index):
-        image = np.full((self.size, self.size, 3), (5 * index, 250 - 3 * index, 40), np.uint8)
-        left = index * self.size // (2 * self.count)
-        image[left : left + self.size // 3, left : left + self.size // 4] = np.random.default_rng(index).integers(0, 256, 3)
-        return image
-
-    def close(self):
-        pass
+def picture(size, index, count):
+    image = np.full((size, size, 3), (5 * index, 250 - 3 * index, 40), np.uint8)
+    left = index * size // (2 * count)
+    image[left : left + size // 3, left : left + size // 4] = np.random.default_rng(index).integers(0, 256, 3)
+    return image
 
 
 def open_fake(bundle, device, limits=LIMITS):
@@ -105,7 +88,7 @@ def track(session, model, *, clips=1, prompt=prompt_all, **options):
     results = []
     with Tracker(session, model, max_objects=LIMITS.objects) as tracker:
         for number in [*range(clips), 0]:
-            video = Video(tracker, HeldClip(model.image_size, (53 + 31 * number, 37 + 20 * number)))
+            video = Video(tracker, held_clip(model.image_size, (53 + 31 * number, 37 + 20 * number)))
             prompt(video)
             late = dict(LATE) if prompt is prompt_all else {}
             for result in video.propagate(keep_logits=True, **options):
@@ -208,12 +191,12 @@ def test_a_video_larger_than_the_engines_is_refused_up_front(bundle, device):
         Tracker(open_fake(bundle, device), bundle.model) as tracker,
         pytest.raises(VideoError, match="201x20 pixels, the engines were built for up to 200 a side"),
     ):
-        Video(tracker, HeldClip(64, (201, 20)))
+        Video(tracker, held_clip(64, (201, 20)))
 
 
 def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device):
     with Tracker(open_fake(bundle, device), bundle.model) as tracker:
-        video = Video(tracker, HeldClip(64))
+        video = Video(tracker, held_clip(64))
         video.add(object_id=1, points=[(20, 20)])
         running = video.propagate()
         next(running)

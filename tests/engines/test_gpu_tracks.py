@@ -11,7 +11,8 @@ from trt_track.engines.tensorrt_builder import build_engines
 from trt_track.engines.tensorrt_door import MODULES
 from trt_track.parity.cases import all_cases
 from trt_track.parity.measures import mask_iou
-from trt_track.parity.track_check import read_clip, track
+from trt_track.parity.track_check import track
+from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker
 from trt_track.specs import Limits
 
@@ -53,7 +54,7 @@ def bundle(exported, flavour):
 
 @pytest.fixture(scope="module")
 def clip(bundle, bikes):
-    return read_clip(bikes, size=bundle.model.image_size, frames=FRAMES)
+    return HeldClip.read(bikes, size=bundle.model.image_size, frames=FRAMES)
 
 
 def tracks(bundle, clip, backend):

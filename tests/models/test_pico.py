@@ -8,7 +8,9 @@ from PIL import Image
 
 from trt_track import Tracker
 from trt_track.models import PICO_BUNDLE
+from trt_track.parity.measures import mask_iou
 from trt_track.runtime.held_clip import HeldClip
+from trt_track.runtime.results import mask_boxes
 from trt_track.runtime.tracker import Video
 from trt_track.scenes import Outline, Scene, random_texture
 from trt_track.scenes.outline import VERTICES
@@ -30,22 +32,12 @@ def thing(start, velocity, colour, *, radius=34.0, tracked=True) -> Thing:
     return Thing(outline, Path(start, velocity, (0, 0), 0, 0, 0.3, 0.02, radius, 0, 0), Image.new("RGB", (64, 64), colour), tracked)
 
 
-def clip_of(*things: Thing, frames: int) -> tuple[Video | HeldClip, np.ndarray]:
+def clip_of(*things: Thing, frames: int) -> tuple[HeldClip, np.ndarray]:
     """Draw a scene over a soft background; return the clip and the masks (T, objects, H, W)."""
     background = random_texture(np.random.default_rng(4), 64).resize((320, 320), Image.Resampling.BICUBIC)
     camera = Camera(Path((128, 128), (0.3, 0), (0, 0), 0, 0, 0, 0, 170, 0, 0), background, False, 3.0, 80)
     drawn = list(Scene((SIZE, SIZE), frames, camera, things).render())
-    return HeldClip([frame.frame_rgb for frame in drawn]), np.stack([frame.masks for frame in drawn])
-
-
-def iou(found: np.ndarray, truth: np.ndarray) -> float:
-    either = (found | truth).sum()
-    return float((found & truth).sum() / either) if either else 1.0
-
-
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+    return HeldClip.of_pictures([frame.frame_rgb for frame in drawn], size=SIZE), np.stack([frame.masks for frame in drawn])
 
 
 def test_it_says_that_an_object_is_gone_and_that_it_is_back(tracker):
@@ -56,10 +48,10 @@ def test_it_says_that_an_object_is_gone_and_that_it_is_back(tracker):
     assert gone.any()
     assert not gone[-1]
     video = Video(tracker, clip)
-    video.add(object_id=1, box=box_of(truth[0, 0]))
+    video.add(object_id=1, box=mask_boxes(truth[0])[0])
     results = list(video.propagate())
     presence = np.array([result.presence[0] for result in results])
     assert (presence[gone] <= 0).mean() > 0.7
     assert presence[-1] > 0
     assert not results[int(np.flatnonzero(gone)[len(np.flatnonzero(gone)) // 2])].masks[0].any()
-    assert iou(results[-1].masks[0].astype(bool), truth[-1, 0]) > 0.6
+    assert mask_iou(results[-1].masks[0].astype(bool), truth[-1, 0]) > 0.6

@@ -6,14 +6,13 @@ import pytest
 
 from trt_track.engines.backends import open_session
 from trt_track.engines.bundle import Bundle
-from trt_track.errors import VideoError
 from trt_track.export.random_weights import random_checkpoint
 from trt_track.export.upstream import build_model
 from trt_track.parity.cases import MIN_FRAMES, all_cases
-from trt_track.parity.track_check import check_case, first_frames, read_clip, track
+from trt_track.parity.track_check import check_case, track
 from trt_track.runtime.bank import MemoryBank
+from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker
-from trt_track.runtime.video import open_video
 
 FRAMES = 26
 CASES = [case.name for case in all_cases(FRAMES, 176, 144)]
@@ -28,7 +27,7 @@ def predictor(small_config):
 
 @pytest.fixture(scope="module")
 def clip(carphone):
-    return read_clip(carphone, size=128, frames=FRAMES)
+    return HeldClip.read(carphone, size=128, frames=FRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -95,45 +94,9 @@ def test_another_models_weights_show(tracker, small_config, clip):
     assert not any(row.passed for row in check_case(tracker, other, clip, case, precision="fp32").rows)
 
 
-class TestClip:
-    def test_reads_what_the_clip_has(self, carphone):
-        clip = read_clip(carphone, size=64, frames=5)
-        assert clip.info.frame_count == len(clip.held) == 5
-        assert clip.held[0].model_rgb_hwc.shape == (64, 64, 3)
-        assert read_clip(carphone, size=32, frames=1).damage is None
-
-    def test_refuses_what_is_no_clip(self, tmp_path):
-        with pytest.raises(VideoError, match="no such file"):
-            read_clip(tmp_path / "no.mp4", size=64, frames=5)
-
-    @pytest.mark.parametrize(
-        ("options", "expected"),
-        [
-            ({"stop": 4}, [0, 1, 2, 3]),
-            ({"start": 2, "stop": 4}, [2, 3]),
-            ({"start": 1, "stop": 3}, [1, 2]),
-            ({"reverse": True, "start": 3}, [3, 2, 1, 0]),
-            ({"reverse": True, "start": 3, "stop": 1}, [3, 2]),
-        ],
-    )
-    def test_yields_what_a_video_source_would(self, carphone, clip, options, expected):
-        held = first_frames(clip, 4).frames(size=128, **options)
-        with open_video(carphone) as source:
-            read = source.frames(size=128, **options)
-            assert [frame.index for frame in held] == [frame.index for frame in read] == expected
-
-    def test_ends_where_it_was_cut(self, clip):
-        assert [frame.index for frame in first_frames(clip, 3).frames(size=128)] == [0, 1, 2]
-        assert [frame.index for frame in first_frames(clip, 3).frames(size=128, reverse=True)] == [2, 1, 0]
-
-    def test_refuses_another_size(self, clip):
-        with pytest.raises(ValueError, match="another model"):
-            next(clip.frames(size=64))
-
-
 def test_track_has_every_object_on_every_frame(tracker, clip):
     case = next(case for case in all_cases(FRAMES, clip.info.width, clip.info.height) if case.name == "object removed on frame 6")
-    tracked = track(tracker, first_frames(clip, 8), case)
+    tracked = track(tracker, clip.first(8), case)
     assert {frame: sorted(objects) for frame, objects in tracked.items()} == {frame: [1, 2] if frame < 6 else [2] for frame in range(8)}
     assert tracked[0][1].logits.shape == (1, 32, 32)
     assert tracked[0][1].mask_hw.shape == (144, 176)

@@ -96,10 +96,19 @@ def test_state_survives_the_disk_in_small_files(tmp_path):
 
 
 def test_lengthening_scales_steps_and_nothing_else():
-    stage = Stage("s", SIZE, 1, 2, 2, 100, 1e-3, UPSTREAM, clutter_steps=50)
+    stage = Stage("s", SIZE, 1, 2, 2, 100, (1e-3, 0.0), UPSTREAM, clutter_steps=50)
     (longer,) = lengthen((stage,), 2.5)
-    assert (longer.steps, longer.clutter_steps, longer.rate) == (250, 125, 1e-3)
-    assert stage.rate_at(99, last=True) < 1e-5 < stage.rate_at(99, last=False)
+    assert (longer.steps, longer.clutter_steps, longer.rates) == (250, 125, (1e-3, 0.0))
+
+
+def test_the_rate_warms_up_and_falls_to_its_end():
+    stage = Stage("s", SIZE, 1, 2, 2, 1000, (1e-3, 2e-4), UPSTREAM, warm_up=10)
+    rates = [stage.rate_at(step) for step in range(1000)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[500] == pytest.approx(6e-4)
+    assert rates[-1] == pytest.approx(2e-4, rel=1e-4)
 
 
 def test_the_optimiser_takes_every_weight_once(model):
@@ -113,8 +122,8 @@ def test_the_optimiser_takes_every_weight_once(model):
 
 def test_training_in_two_pieces_is_training_in_one(tmp_path, monkeypatch):
     stages = (
-        Stage("pictures", SIZE, 1, 1, 2, 2, 1e-3, UPSTREAM),
-        Stage("clips", 2 * SIZE, 2, 1, 2, 2, 1e-3, UPSTREAM, ("box", "mask")),
+        Stage("pictures", SIZE, 1, 1, 2, 2, (1e-3, 1e-3), UPSTREAM),
+        Stage("clips", 2 * SIZE, 2, 1, 2, 2, (1e-3, 1e-3), UPSTREAM, ("box", "mask")),
     )
     monkeypatch.setattr("train_pico.STAGES", stages)
 

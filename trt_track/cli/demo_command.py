@@ -78,7 +78,8 @@ class _Stage:
 
 def _show_scene(stage: _Stage, frames: int) -> int:
     """Draw the scene, track it, compare it with its truth; return the exit code."""
-    from trt_track.cli.demo_clips import PHOTOGRAPH, TruthScore, draw_clip, package_file
+    from trt_track.cli.demo_clips import PHOTOGRAPH, TruthScore, draw_clip
+    from trt_track.cli.package_file import package_file
     from trt_track.cli.progress import progress_bar
 
     if package_file(*PHOTOGRAPH) is None:
@@ -93,7 +94,8 @@ def _show_scene(stage: _Stage, frames: int) -> int:
 
 def _show_real_clip(stage: _Stage, frames: int) -> int:
     """Track an object of the real clip; return the exit code."""
-    from trt_track.cli.demo_clips import REAL_CLIP, REAL_FRAMES, REAL_PROMPT, package_file
+    from trt_track.cli.demo_clips import REAL_CLIP, REAL_FRAMES, REAL_PROMPT
+    from trt_track.cli.package_file import package_file
 
     path = package_file(*REAL_CLIP)
     if path is None:

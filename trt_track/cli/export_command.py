@@ -49,11 +49,13 @@ def export(  # noqa: PLR0913, PLR0917 - the command's options
     if precision not in PRECISIONS:
         raise ModelError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
     with export_extra():
+        from trt_track.export.local_models import config_of, weights_of
         from trt_track.export.upstream import build_model, model_spec
     if checkpoint is not None and random_weights is not None:
         raise ModelError("give either --checkpoint or --random-weights, not both")
-    source = None if random_weights is not None else checkpoint or _own_checkpoint(model, config)
-    predictor = build_model(config if config is not None else _known(model), size)
+    own = config_of(model) if config is None else config
+    source = None if random_weights is not None else checkpoint or weights_of(model)
+    predictor = build_model(own, size)
     spec = model_spec(predictor, model)
     description = _description(predictor, spec, precision, load_weights(predictor, source, random_weights))
     from trt_track.engines.library import bundle_folder
@@ -133,35 +135,6 @@ def export_extra() -> Iterator[None]:
         if error.name is None or error.name.startswith("trt_track"):
             raise
         raise ModelError(f"{error.name} is missing: pip install 'trt-track[export]'") from error
-
-
-def _known(model: str) -> str | Path:
-    """Return what `build_model` takes for a name: itself, or the configuration of the embedded model."""
-    from trt_track.export.catalogue import find_model
-    from trt_track.models import PICO, PICO_CONFIG
-
-    if model == PICO.name:
-        return PICO_CONFIG
-    find_model(model)
-    return model
-
-
-def _own_checkpoint(model: str, config: Path | None) -> Path:
-    """Return the weights that belong to a name: in the cache, or those of the embedded model."""
-    from trt_track.export.catalogue import CATALOGUE
-    from trt_track.export.download import cache_folder
-    from trt_track.models import PICO, PICO_WEIGHTS
-
-    if config is None:
-        _known(model)
-        if model == PICO.name:
-            return PICO_WEIGHTS
-    if model in CATALOGUE:
-        path = cache_folder() / CATALOGUE[model].file_name
-        if path.is_file():
-            return path
-        raise ModelError(f"no weights of {model} in the cache: run trt-track models pull {model}, or give --checkpoint or --random-weights")
-    raise ModelError(f"no weights for {model}: give --checkpoint FILE or --random-weights SEED")
 
 
 def _description(predictor: Any, spec: ModelSpec, precision: str, source: tuple[str, str | None]) -> Description:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from trt_track.engines.bundle import Bundle
     from trt_track.parity.cases import Case
     from trt_track.parity.measures import Deviation
-    from trt_track.parity.track_check import Clip, TrackCheck
+    from trt_track.parity.track_check import TrackCheck
+    from trt_track.runtime.held_clip import HeldClip
     from trt_track.runtime.tracker import Tracker
 
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
@@ -87,12 +88,12 @@ def _prepare(report: Path) -> None:
         report.open("a").close()
 
 
-def _plan(clip: Path, size: int, frames: int, only: list[str] | None) -> tuple[Clip, list[Case]]:
+def _plan(clip: Path, size: int, frames: int, only: list[str] | None) -> tuple[HeldClip, list[Case]]:
     """Read the clip and choose the cases, before anything that takes long."""
     from trt_track.parity.cases import MIN_FRAMES, all_cases
-    from trt_track.parity.track_check import read_clip
+    from trt_track.runtime.held_clip import HeldClip
 
-    held = read_clip(clip, size=size, frames=frames)
+    held = HeldClip.read(clip, size=size, frames=frames)
     if held.info.frame_count < MIN_FRAMES:
         raise ModelError(f"{clip} has {held.info.frame_count} frames: parity needs at least {MIN_FRAMES}")
     cases = all_cases(held.info.frame_count, held.info.width, held.info.height)
@@ -102,7 +103,7 @@ def _plan(clip: Path, size: int, frames: int, only: list[str] | None) -> tuple[C
     return held, chosen
 
 
-def _tracks(tracker: Tracker, predictor: nn.Module, plan: tuple[Clip, list[Case]], precision: str) -> list[TrackCheck]:
+def _tracks(tracker: Tracker, predictor: nn.Module, plan: tuple[HeldClip, list[Case]], precision: str) -> list[TrackCheck]:
     from trt_track.parity.track_check import check_cases
 
     checks = check_cases(tracker, predictor, *plan, precision=precision, on_case=lambda name: typer.echo(f"case: {name}", err=True))
@@ -113,24 +114,17 @@ def _tracks(tracker: Tracker, predictor: nn.Module, plan: tuple[Clip, list[Case]
 def _predictor(bundle: Bundle, checkpoint: Path | None, config: Path | None) -> nn.Module:
     """Build upstream's predictor with the weights that the bundle was made of."""
     from trt_track.cli.export_command import load_weights
-    from trt_track.engines.library import EMBEDDED
-    from trt_track.export.catalogue import CATALOGUE
-    from trt_track.export.download import cache_folder
+    from trt_track.export.local_models import config_of, weights_of
     from trt_track.export.upstream import build_model
-    from trt_track.models import PICO_CONFIG, PICO_WEIGHTS
 
     description = bundle.manifest.description
     name = description.model.name
-    if name == EMBEDDED and config is None:
-        config, checkpoint = PICO_CONFIG, checkpoint or PICO_WEIGHTS
-    if config is None and name not in CATALOGUE:
-        raise ModelError(f"{name} is not in the catalogue: give its YAML file with --config")
-    predictor = build_model(config if config is not None else name, description.model.image_size)
+    predictor = build_model(config_of(name) if config is None else config, description.model.image_size)
     seed = re.fullmatch(r"random weights, seed (\d+)", description.source)
     if seed:
         load_weights(predictor, None, int(seed[1]))
         return predictor
-    path = checkpoint or cache_folder() / description.source
+    path = checkpoint or weights_of(name)
     _, sha256 = load_weights(predictor, path, None)
     if sha256 != description.source_sha256:
         raise ModelError(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,31 +12,8 @@ from torch import nn
 from trt_track.export.reference import Found, Track, track_upstream, upscale
 from trt_track.parity.cases import Case
 from trt_track.parity.measures import TrackDeviation, compare_tracks
-from trt_track.runtime.frames import Frame, VideoInfo
+from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker, Video
-from trt_track.runtime.video import open_video
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """The first frames of a clip, held in memory: what both runs see. It stands in for a `VideoSource`."""
-
-    info: VideoInfo
-    held: tuple[Frame, ...]
-    damage: str | None = None
-
-    def frames(
-        self, *, size: int, reverse: bool = False, start: int | None = None, stop: int | None = None, keep_video: bool = False
-    ) -> Generator[Frame, None, None]:
-        """Yield frames as `VideoSource.frames` does; they were read at one size."""
-        if any(frame.model_rgb_hwc.shape[0] != size or (keep_video and frame.video_rgb_hwc is None) for frame in self.held):
-            raise ValueError("this clip was read for another model")
-        last = len(self.held) - 1
-        indexes = range(last if start is None else start, -1 if stop is None else stop, -1) if reverse else range(start or 0, last + 1)
-        yield from (self.held[i] for i in (indexes if reverse or stop is None else range(start or 0, min(stop, last + 1))))
-
-    def close(self) -> None:
-        """Do nothing: there is no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +27,7 @@ class TrackCheck:
     upstream_seconds: float
 
 
-def read_clip(path: str | Path, *, size: int, frames: int) -> Clip:
-    """Read the first frames of a clip.
-
-    Raises:
-        VideoError: the clip cannot be read.
-    """
-    with open_video(path) as source:
-        held = tuple(source.frames(size=size, stop=frames))
-        return Clip(replace(source.info, frame_count=len(held)), held)
-
-
-def first_frames(clip: Clip, count: int) -> Clip:
-    """Return a clip that ends after `count` frames."""
-    held = clip.held[:count]
-    return Clip(replace(clip.info, frame_count=len(held)), held)
-
-
-def track(tracker: Tracker, clip: Clip, case: Case) -> Track:
+def track(tracker: Tracker, clip: HeldClip, case: Case) -> Track:
     """Track a case with trt-track and return what it found of every object on every frame."""
     video = Video(tracker, clip)
     video.add_prompts(case.prompts)
@@ -82,9 +41,9 @@ def track(tracker: Tracker, clip: Clip, case: Case) -> Track:
     return track
 
 
-def check_case(tracker: Tracker, predictor: nn.Module, clip: Clip, case: Case, *, precision: str) -> TrackCheck:
+def check_case(tracker: Tracker, predictor: nn.Module, clip: HeldClip, case: Case, *, precision: str) -> TrackCheck:
     """Track one case with both and compare every frame."""
-    clip = first_frames(clip, case.frames)
+    clip = clip.first(case.frames)
     started = time.perf_counter()
     ours = track(tracker, clip, case)
     between = time.perf_counter()
@@ -99,7 +58,7 @@ def check_case(tracker: Tracker, predictor: nn.Module, clip: Clip, case: Case, *
 def check_cases(  # noqa: PLR0913 - two trackers and what they are given
     tracker: Tracker,
     predictor: nn.Module,
-    clip: Clip,
+    clip: HeldClip,
     cases: Sequence[Case],
     *,
     precision: str,

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trt_track.scenes.outline import VERTICES, Outline
+from trt_track.scenes.outline import ANGLES, Outline, superellipse
 from trt_track.scenes.path import Path
 from trt_track.scenes.scene import Camera, Scene, Thing
-from trt_track.scenes.texture import random_texture
+from trt_track.scenes.texture import lit, random_texture
 
 SIZE_WH: Final = (640, 360)
 FRAMES: Final = 120
@@ -20,7 +20,6 @@ FRAME_RATE: Final = 30
 _MARGIN: Final = 1.3
 """Size of the background in pictures: the camera moves over it."""
 _TEXTURE_SIDE: Final = 192
-_ANGLES: Final = np.arange(VERTICES) * (2 * np.pi / VERTICES)
 
 
 def demonstration_scene(photograph: Image.Image | None, *, frames: int = FRAMES) -> Scene:
@@ -46,14 +45,13 @@ def _camera(photograph: Image.Image) -> Camera:
 
 def _box() -> Thing:
     """Striped, at the back, drifts to the right."""
-    radii = (np.abs(np.cos(_ANGLES)) ** 5 + np.abs(np.sin(_ANGLES)) ** 5) ** (-1 / 5)
     path = _path(185, 215, 66, velocity=(0.9, 0.0), sway=(0.0, 14.0), pace=0.06, spin=0.007)
-    return Thing(_outline(radii, aspect=0.85), path, _lit(7), tracked=True)
+    return Thing(_outline(superellipse(5), aspect=0.85), path, _lit(7), tracked=True)
 
 
 def _blob() -> Thing:
     """Red, changes its form, leaves over the right side for some thirty frames and comes back."""
-    radii = 1.0 + 0.13 * np.cos(2 * _ANGLES + 0.5) + 0.12 * np.cos(3 * _ANGLES + 2.0)
+    radii = 1.0 + 0.13 * np.cos(2 * ANGLES + 0.5) + 0.12 * np.cos(3 * ANGLES + 2.0)
     path = _path(500, 250, 52, sway=(215.0, -40.0), pace=np.pi / 110, spin=0.01)
     return Thing(_outline(radii, swing=0.09), path, _lit(31), tracked=True)
 
@@ -61,7 +59,7 @@ def _blob() -> Thing:
 def _star() -> Thing:
     """Golden, in front, crosses the picture from right to left and turns."""
     path = _path(545, 95, 54, velocity=(-3.3, 1.35), sway=(0.0, 12.0), pace=0.1, spin=0.03)
-    return Thing(_outline(1.0 + 0.3 * np.cos(5 * _ANGLES)), path, _lit(27), tracked=True)
+    return Thing(_outline(1.0 + 0.3 * np.cos(5 * ANGLES)), path, _lit(27), tracked=True)
 
 
 def _outline(radii: NDArray[np.float64], *, aspect: float = 1.0, swing: float = 0.0) -> Outline:
@@ -83,7 +81,5 @@ def _path(  # noqa: PLR0913 - how a thing moves
 
 
 def _lit(seed: int) -> Image.Image:
-    """Make a texture that is lighter at its top left, so that the shape looks like a body."""
-    texture = np.asarray(random_texture(np.random.default_rng(seed), _TEXTURE_SIDE), np.float32)
-    y, x = np.mgrid[-1 : 1 : _TEXTURE_SIDE * 1j, -1 : 1 : _TEXTURE_SIDE * 1j]
-    return Image.fromarray(np.clip(texture * (1.05 - 0.45 * (x + y))[..., None], 0, 255).astype(np.uint8))
+    """Make a texture that is lighter at its top left."""
+    return lit(random_texture(np.random.default_rng(seed), _TEXTURE_SIDE), (1, 1), depth=-0.45, middle=1.05)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 VERTICES = 72
 _HARMONICS = np.arange(2, 7)
-_ANGLES = np.arange(VERTICES) * (2 * np.pi / VERTICES)
+ANGLES = np.arange(VERTICES) * (2 * np.pi / VERTICES)
+"""Of the vertices, in radians."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Outline:
     def at(self, time: float) -> NDArray[np.float64]:
         """Return the curve (VERTICES, 2) as x, y at a time in frames."""
         waves = np.sin(self.pace * time + self.phase) * self.swing
-        radii = self.radii * (1.0 + np.cos(np.outer(_ANGLES, _HARMONICS) + self.phase) @ waves)
-        return np.stack([radii * np.cos(_ANGLES), radii * np.sin(_ANGLES) * self.aspect], axis=1)
+        radii = self.radii * (1.0 + np.cos(np.outer(ANGLES, _HARMONICS) + self.phase) @ waves)
+        return np.stack([radii * np.cos(ANGLES), radii * np.sin(ANGLES) * self.aspect], axis=1)
 
 
 def random_outline(rng: np.random.Generator, *, deform: float = 1.0) -> Outline:
@@ -52,6 +53,12 @@ def random_outline(rng: np.random.Generator, *, deform: float = 1.0) -> Outline:
     )
 
 
+def superellipse(power: float) -> NDArray[np.float64]:
+    """Return the radii (VERTICES,) of |x|^p + |y|^p = 1: a circle at 2, a square with round corners above."""
+    radii: NDArray[np.float64] = (np.abs(np.cos(ANGLES)) ** power + np.abs(np.sin(ANGLES)) ** power) ** (-1 / power)
+    return radii
+
+
 def _ellipse(_: np.random.Generator) -> NDArray[np.float64]:
     return np.ones(VERTICES)
 
@@ -59,26 +66,23 @@ def _ellipse(_: np.random.Generator) -> NDArray[np.float64]:
 def _polygon(rng: np.random.Generator) -> NDArray[np.float64]:
     """A regular polygon: distance of a side from the centre over the cosine of the angle to its middle."""
     sector = 2 * np.pi / rng.integers(3, 8)
-    radii: NDArray[np.float64] = 1.0 / np.cos((_ANGLES % sector) - sector / 2)
+    radii: NDArray[np.float64] = 1.0 / np.cos((ANGLES % sector) - sector / 2)
     return radii
 
 
 def _star(rng: np.random.Generator) -> NDArray[np.float64]:
     points = rng.integers(4, 8)
-    radii: NDArray[np.float64] = 1.0 + rng.uniform(0.2, 0.5) * np.cos(points * _ANGLES)
+    radii: NDArray[np.float64] = 1.0 + rng.uniform(0.2, 0.5) * np.cos(points * ANGLES)
     return radii
 
 
 def _rounded_box(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A superellipse |x|^p + |y|^p = 1."""
-    power = rng.uniform(2.5, 8)
-    radii: NDArray[np.float64] = (np.abs(np.cos(_ANGLES)) ** power + np.abs(np.sin(_ANGLES)) ** power) ** (-1 / power)
-    return radii
+    return superellipse(rng.uniform(2.5, 8))
 
 
 def _blob(rng: np.random.Generator) -> NDArray[np.float64]:
     """A few random harmonics, smaller the higher they are."""
     order = np.arange(1, 7)
     waves = rng.normal(0, 0.32, 6) / order**0.9
-    radii: NDArray[np.float64] = 1.0 + np.cos(np.outer(_ANGLES, order) + rng.uniform(0, 2 * np.pi, 6)) @ waves
+    radii: NDArray[np.float64] = 1.0 + np.cos(np.outer(ANGLES, order) + rng.uniform(0, 2 * np.pi, 6)) @ waves
     return np.maximum(radii, 0.25)

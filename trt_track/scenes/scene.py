@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from trt_track.scenes.outline import Outline, random_outline
 from trt_track.scenes.path import Path, Pose, random_path
-from trt_track.scenes.texture import random_texture
+from trt_track.scenes.texture import lit, random_texture
 
 Rng = np.random.Generator
 
@@ -192,14 +192,11 @@ def _tint(rng: Rng, picture: Image.Image, strength: float) -> Image.Image:
 
 
 def _shade(rng: Rng, texture: Image.Image) -> Image.Image:
-    """Light the texture from one side, so that a shape looks like a body."""
+    """Light every other texture from a random side."""
     if rng.random() < 0.5:
         return texture
-    side = texture.size[0]
-    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.6)
-    light = 1 + depth * (x * np.cos(angle) + y * np.sin(angle))
-    return Image.fromarray(np.clip(np.asarray(texture) * light[..., None], 0, 255).astype(np.uint8))
+    return lit(texture, (np.cos(angle), np.sin(angle)), depth=depth)
 
 
 def _random_camera(rng: Rng, material: Material, style: SceneStyle) -> Camera:

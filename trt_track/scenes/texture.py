@@ -77,3 +77,18 @@ def _dots(rng: Rng, side: int) -> _Field:
 def _ramp(rng: Rng, side: int) -> _Field:
     x, _ = _axes(rng, side)
     return np.asarray((x - x.min()) / max(float(np.ptp(x)), 1e-6), np.float32)
+
+
+def lit(texture: Image.Image, direction_xy: tuple[float, float], *, depth: float, middle: float = 1.0) -> Image.Image:
+    """Light a square texture from one side, so that a shape looks like a body.
+
+    Args:
+        texture: RGB.
+        direction_xy: where it gets lighter; the sides of the texture are at -1 and 1.
+        depth: how much lighter one unit further.
+        middle: brightness in the middle, 1 for the texture's own.
+    """
+    side = texture.size[0]
+    y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
+    light = middle + depth * (x * direction_xy[0] + y * direction_xy[1])
+    return Image.fromarray(np.clip(np.asarray(texture) * light[..., None], 0, 255).astype(np.uint8))

@@ -54,6 +54,24 @@ def tiny_bundle(tmp_path_factory, small_config) -> Path:
 
 
 @pytest.fixture(scope="session")
+def detector_folder(tmp_path_factory) -> Path:
+    """A Grounding DINO with narrow layers and weights from a seed, as `save_pretrained` writes it."""
+    from small_detector import write_small_detector
+
+    return write_small_detector(tmp_path_factory.mktemp("detectors") / "small")
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(tmp_path_factory, detector_folder) -> Path:
+    """A bundle that the real command exported from that model, for frames of 96 x 130 pixels."""
+    folder = tmp_path_factory.mktemp("bundles") / "small-detector"
+    done = run_process("export-detector", "small", "--weights", detector_folder, "--frame", "96x130", "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder}\n"
+    return folder
+
+
+@pytest.fixture(scope="session")
 def cli() -> Callable[..., Ran]:
     """The command line inside this process. An error that trt-track did not raise on purpose comes out as it is."""
     from trt_track.cli import main

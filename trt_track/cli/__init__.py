@@ -12,6 +12,7 @@ from trt_track.cli.build_command import build
 from trt_track.cli.demo_command import demo
 from trt_track.cli.doctor_command import doctor
 from trt_track.cli.export_command import export
+from trt_track.cli.export_detector_command import export_detector
 from trt_track.cli.inspect_command import inspect
 from trt_track.cli.models_command import models
 from trt_track.cli.parity_command import parity
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(demo)
 app.command()(export)
+app.command()(export_detector)
 app.command()(build)
 app.command()(inspect)
 app.command()(parity)

@@ -75,20 +75,22 @@ def write_bundle(predictor: nn.Module, description: Description, target: Path, *
     from trt_track.cli.progress import progress_bar
     from trt_track.engines.bundle import Bundle
     from trt_track.export.graphs import build_modules, is_fused
-    from trt_track.export.tracing import trace
+    from trt_track.export.tracing import FUSED_OPSET, PLAIN_OPSET, trace
+    from trt_track.export.upstream import model_spec
     from trt_track.export.upstream_graphs import UpstreamGraphs
     from trt_track.parity.graph_check import check_file
     from trt_track.specs import graph_specs
 
-    precision = description.precision
-    specs = graph_specs(description.model, precision)
+    precision, model = description.precision, model_spec(predictor, description.model.name)
+    specs = graph_specs(model, precision)
     upstream = UpstreamGraphs(predictor)
-    with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(description.model.name) as advance:
+    with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(model.name) as advance:
         modules = build_modules(predictor, precision)
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)
             path = draft.onnx_path(name)
-            trace(module, specs[name], path, fused=is_fused(name, precision), compact=precision == "fp32")
+            opset = FUSED_OPSET if is_fused(name, precision) else PLAIN_OPSET
+            trace(module, specs[name], path, opset=opset, compact=precision == "fp32")
             require_parity(check_file(path, specs[name], upstream, precision=precision))
             draft.add(specs[name])
         advance(len(modules), len(modules), "checked against upstream")

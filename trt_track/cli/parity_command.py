@@ -118,8 +118,8 @@ def _predictor(bundle: Bundle, checkpoint: Path | None, config: Path | None) -> 
     from trt_track.export.upstream import build_model
 
     description = bundle.manifest.description
-    name = description.model.name
-    predictor = build_model(config_of(name) if config is None else config, description.model.image_size)
+    name = bundle.model.name
+    predictor = build_model(config_of(name) if config is None else config, bundle.model.image_size)
     seed = re.fullmatch(r"random weights, seed (\d+)", description.source)
     if seed:
         load_weights(predictor, None, int(seed[1]))

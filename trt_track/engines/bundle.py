@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from trt_track.detector_specs import DetectorSpec
 from trt_track.engines.file_record import FileRecord
 from trt_track.engines.manifest import MANIFEST, Description, GraphRecord, Manifest, own_version, read_manifest
 from trt_track.errors import BundleError
@@ -28,11 +29,18 @@ class Draft:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.records: dict[str, GraphRecord] = {}
+        self.files: dict[str, FileRecord] = {}
         (folder / "onnx").mkdir(parents=True)
 
     def onnx_path(self, graph: str) -> Path:
         """Return where the ONNX file of `graph` belongs; weights outside it belong into `<graph>.onnx.data` beside it."""
         return self.folder / "onnx" / f"{graph}.onnx"
+
+    def add_file(self, name: str, content: bytes) -> None:
+        """Write and seal a file that the runtime needs beside the graphs."""
+        path = self.folder / name
+        path.write_bytes(content)
+        self.files[name] = FileRecord.of(self.folder, path)
 
     def add(self, spec: GraphSpec) -> None:
         """Seal the files of one graph.
@@ -64,10 +72,9 @@ class Bundle:
         """
         path = Path(folder)
         manifest = read_manifest(path)
-        for record in manifest.graphs.values():
-            for file in record.files:
-                if problem := file.presence_problem(path):
-                    raise BundleError(f"{problem}: {manifest.remedy}")
+        for file in (*(file for record in manifest.graphs.values() for file in record.files), *manifest.files.values()):
+            if problem := file.presence_problem(path):
+                raise BundleError(f"{problem}: {manifest.remedy}")
         return cls(path, manifest)
 
     @classmethod
@@ -98,8 +105,29 @@ class Bundle:
 
     @property
     def model(self) -> ModelSpec:
-        """What the tracking loop must know of the model."""
-        return self.manifest.description.model
+        """What the tracking loop must know of the model.
+
+        Raises:
+            BundleError: the bundle is a detector's.
+        """
+        model = self.manifest.description.model
+        if isinstance(model, DetectorSpec):
+            raise BundleError(f"{self.folder} holds the detector {model.name}, which cannot track: give it with --detector")
+        return model
+
+    @property
+    def detector(self) -> DetectorSpec:
+        """What the runtime must know of the detector.
+
+        Raises:
+            BundleError: the bundle is a tracker's.
+        """
+        model = self.manifest.description.model
+        if isinstance(model, ModelSpec):
+            raise BundleError(
+                f"{self.folder} holds the tracker {model.name}, which cannot detect: trt-track export-detector makes detectors"
+            )
+        return model
 
     @property
     def specs(self) -> Mapping[str, GraphSpec]:
@@ -131,6 +159,19 @@ class Bundle:
             self._sound.add(graph)
         return record.onnx.path(self.folder)
 
+    def file_path(self, name: str) -> Path:
+        """Return a file that lies beside the graphs after checking its SHA-256.
+
+        Raises:
+            BundleError: the bundle has no such file, or it is missing or was changed.
+        """
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise BundleError(f"{self.folder} has no file {name!r}: {self.manifest.remedy}")
+        if problem := record.problem(self.folder):
+            raise BundleError(f"{problem}: {self.manifest.remedy}")
+        return record.path(self.folder)
+
     def verify(self, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Check the SHA-256 of every ONNX file now.
 
@@ -161,7 +202,7 @@ def _refuse_taken(target: Path, *, overwrite: bool) -> None:
 def _write_manifest(draft: Draft, description: Description) -> None:
     if not draft.records:
         raise BundleError("a bundle needs at least one graph, none was added")
-    manifest = Manifest(description, draft.records, own_version())
+    manifest = Manifest(description, draft.records, own_version(), draft.files)
     text = json.dumps(manifest.to_json(), indent=2) + "\n"
     (draft.folder / MANIFEST).write_text(text, encoding="utf-8")
 

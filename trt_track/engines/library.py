@@ -144,8 +144,8 @@ def _exported() -> Iterator[LibraryBundle]:
 
 def _embedded() -> Iterator[LibraryBundle]:
     if (PICO_BUNDLE / MANIFEST).is_file():
-        description = read_manifest(PICO_BUNDLE).description
-        yield LibraryBundle(EMBEDDED, description.model.image_size, description.precision, PICO_BUNDLE)
+        embedded = Bundle(PICO_BUNDLE, read_manifest(PICO_BUNDLE))
+        yield LibraryBundle(EMBEDDED, embedded.model.image_size, embedded.manifest.description.precision, PICO_BUNDLE)
 
 
 def _explain_absence(name: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Self
 
+from trt_track.detector_specs import DetectorSpec
 from trt_track.engines.file_record import FileRecord
 from trt_track.errors import BundleError
 from trt_track.specs import GraphSpec, ModelSpec, from_json, to_json
@@ -30,7 +31,7 @@ def own_version() -> str:
 class Description:
     """What the exporter knows of a model and cannot be read from its ONNX files."""
 
-    model: ModelSpec
+    model: ModelSpec | DetectorSpec
     precision: str
     """One of `specs.PRECISIONS`."""
     dtypes: Mapping[str, str]
@@ -49,7 +50,8 @@ class Description:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
         model: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data["model"].items()}
-        return cls(**{**data, "model": ModelSpec(**model)})
+        kind = DetectorSpec if "queries" in model else ModelSpec
+        return cls(**{**data, "model": kind(**model)})
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as JSON values."""
@@ -90,26 +92,31 @@ class Manifest:
     graphs: Mapping[str, GraphRecord]
     written_by: str
     """Version of the trt-track that wrote it."""
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    """What the runtime needs beside the graphs, by name: a detector's tokenizer."""
 
     @property
     def remedy(self) -> str:
         """What to do when the bundle is damaged."""
-        return f"run trt-track export {self.description.model.name} --precision {self.description.precision} again"
+        command = "export-detector" if isinstance(self.description.model, DetectorSpec) else "export"
+        return f"run trt-track {command} {self.description.model.name} --precision {self.description.precision} again"
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON values."""
         graphs = {name: record.to_json() for name, record in self.graphs.items()}
-        return {"format": FORMAT, "trt_track": self.written_by, **self.description.to_json(), "graphs": graphs}
+        files = {"files": {name: record.to_json() for name, record in self.files.items()}} if self.files else {}
+        return {"format": FORMAT, "trt_track": self.written_by, **self.description.to_json(), "graphs": graphs, **files}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        rest = {key: value for key, value in data.items() if key not in ("format", "trt_track", "graphs")}
+        rest = {key: value for key, value in data.items() if key not in ("format", "trt_track", "graphs", "files")}
         graphs = {name: GraphRecord.from_json(record) for name, record in data["graphs"].items()}
         for name, record in graphs.items():
             if record.spec.name != name:
                 raise ValueError(f"graph {name!r} calls itself {record.spec.name!r}")
-        return cls(Description.from_json(rest), graphs, str(data["trt_track"]))
+        files = {name: FileRecord.from_json(record) for name, record in data.get("files", {}).items()}
+        return cls(Description.from_json(rest), graphs, str(data["trt_track"]), files)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -24,6 +24,31 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def session_options(threads: int) -> ort.SessionOptions:
+    """Return the options that every graph on the CPU is loaded with."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that wait by spinning would take the core from the decoder and the writers.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Softmax leaves many values under 1e-38 behind, and products with such numbers are several times slower.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options
+
+
+def load_graph(name: str, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Load an ONNX file.
+
+    Raises:
+        EngineRunError: ONNX Runtime refused it; the message calls it `name`.
+    """
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a type of its own for every status
+        raise EngineRunError(f"ONNX Runtime cannot load graph {name!r}: {first_line(error)}") from error
+
+
 class OnnxRuntimeSession:
     """Fills the `Session` protocol with numpy arrays that ONNX Runtime reads and writes in place."""
 
@@ -46,18 +71,8 @@ class OnnxRuntimeSession:
         """
         self.threads = threads or default_threads()
         self.specs: Mapping[str, GraphSpec] = {name: spec for name, (spec, _) in graphs.items()}
-        self._engines = {name: _Graph(spec, path, self._options()) for name, (spec, path) in graphs.items()}
-
-    def _options(self) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Threads that wait by spinning would take the core from the decoder and the writers.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Softmax leaves many values under 1e-38 behind, and products with such numbers are several times slower.
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        return options
+        options = session_options(self.threads)
+        self._engines = {name: _Graph(spec, path, options) for name, (spec, path) in graphs.items()}
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Allocate an array of zeros."""
@@ -102,10 +117,7 @@ class _Graph:
 
     def __init__(self, spec: GraphSpec, path: Path, options: ort.SessionOptions) -> None:
         self.spec = spec
-        try:
-            self.engine = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a type of its own for every status
-            raise EngineRunError(f"ONNX Runtime cannot load graph {spec.name!r}: {_first_line(error)}") from error
+        self.engine = load_graph(spec.name, path, options)
         self.known = {tensor.name for tensor in self.engine.get_inputs()}
         self.binding = self.engine.io_binding()
 
@@ -122,8 +134,8 @@ class _Graph:
             binding.bind_output(tensor.name, "cpu", 0, _ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
         try:
             self.engine.run_with_iobinding(binding)
-        except Exception as error:  # see __init__
-            raise EngineRunError(f"graph {self.spec.name!r} failed in ONNX Runtime: {_first_line(error)}") from error
+        except Exception as error:  # see load_graph
+            raise EngineRunError(f"graph {self.spec.name!r} failed in ONNX Runtime: {first_line(error)}") from error
 
     def _checked(self, name: str, arrays: Mapping[str, Any], sizes: dict[str, int]) -> np.ndarray:
         array: np.ndarray | None = arrays.get(name)
@@ -135,5 +147,6 @@ class _Graph:
         return array
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what one of its errors says first."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
 
+from trt_track.detector_specs import MIN_TOKENS, DetectorSpec
 from trt_track.errors import EngineBuildError
 from trt_track.specs import GraphSpec, Limits, ModelSpec, TensorSpec
 
@@ -14,6 +15,8 @@ Range: TypeAlias = tuple[int, int, int]
 Shapes: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """The same three of a whole tensor."""
 
+USUAL_TOKENS: Final = 16
+"""Of a usual prompt: five or six words, their full stops, the two at the ends."""
 USUAL_SIDE: Final = 1080
 """Side of a usual video in pixels, for which the mask's upscaling is tuned."""
 
@@ -42,12 +45,14 @@ def _three(items: Any) -> tuple[Any, Any, Any]:
     return fewest, usual, most
 
 
-def size_ranges(model: ModelSpec, limits: Limits) -> dict[str, Range]:
+def size_ranges(model: ModelSpec | DetectorSpec, limits: Limits) -> dict[str, Range]:
     """Return fewest, usual and most of every named size.
 
     Usual is the steady state of tracking: one object, all its recent memories and pointers, no more than one click.
     The banks are allocated whole, so their usual size is their largest.
     """
+    if isinstance(model, DetectorSpec):
+        return {"F": (1, limits.frames, limits.frames), "T": (MIN_TOKENS, min(USUAL_TOKENS, model.max_tokens), model.max_tokens)}
     return {
         "F": (1, 1, limits.frames),
         "B": (1, 1, limits.objects),
@@ -69,7 +74,7 @@ def value_ranges(limits: Limits) -> dict[str, Range]:
     return {"video_height": side, "video_width": side}
 
 
-def graph_profile(spec: GraphSpec, model: ModelSpec, limits: Limits) -> Profile:
+def graph_profile(spec: GraphSpec, model: ModelSpec | DetectorSpec, limits: Limits) -> Profile:
     """Derive a graph's profile from its contract.
 
     Raises:

@@ -97,7 +97,7 @@ def _ensure_engine(order: _Order, folder: EngineFolder) -> EngineRecord:
         graph=order.graph,
         engine=FileRecord(f"{order.graph}.engine", "", 0),
         onnx_sha256=order.bundle.record(order.graph).onnx.sha256,
-        profile=graph_profile(spec, order.bundle.model, order.limits),
+        profile=graph_profile(spec, order.bundle.manifest.description.model, order.limits),
         limits=order.limits,
         build_s=0.0,
         log=f"{order.graph}.log",

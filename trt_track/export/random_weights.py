@@ -41,16 +41,16 @@ def random_checkpoint(model: nn.Module, seed: int) -> None:
     for name, module in model.named_modules():
         for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             noise = torch.randn(tensor.shape, generator=generator)
-            tensor.copy_(_weight(module, name, key, noise=noise))
+            tensor.copy_(random_weight(module, name, key, noise=noise))
     _balance_masks(model)
     _make_present(model)
 
 
-def _weight(module: nn.Module, name: str, key: str, *, noise: torch.Tensor) -> torch.Tensor:
-    """Scale unit noise for one parameter or buffer."""
+def random_weight(module: nn.Module, name: str, key: str, *, noise: torch.Tensor) -> torch.Tensor:
+    """Scale unit noise for one parameter or buffer of a module called `name`, so that activations keep a scale near 1."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         return noise * (_BIAS_STD if key == "bias" else _gain(name) / math.sqrt(_inputs(module)))
-    if "LayerNorm" in type(module).__name__:
+    if "LayerNorm" in type(module).__name__ or isinstance(module, nn.GroupNorm):
         return noise * 0.1 + (1.0 if key == "weight" else 0.0)
     if key == "gamma":  # layer scale, 1e-6 at the start of upstream's training
         return 0.3 + 0.1 * noise

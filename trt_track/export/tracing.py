@@ -21,8 +21,10 @@ FUSED_OPSET = 23
 """The first opset with an `Attention` operator: TensorRT maps it to a fused kernel or refuses to build."""
 PLAIN_OPSET = 20
 """An opset without it: attention comes out as products and a softmax, which every backend runs in float32."""
+DETECTOR_OPSET = 18
+"""Its `GridSample` is the one of opset 16: TensorRT has miscompiled that of opset 20 in some versions."""
 
-TRACE_SIZES: Mapping[str, int] = {"F": 2, "B": 3, "N": 4, "P": 5, "K": 6, "pages": 24, "pointers": 31, "H": 135, "W": 241}
+TRACE_SIZES: Mapping[str, int] = {"F": 2, "B": 3, "N": 4, "P": 5, "K": 6, "pages": 24, "pointers": 31, "H": 135, "W": 241, "T": 7}
 """Numbers for the named sizes while tracing: all different and none 1, so that no size is taken for another or for a constant."""
 
 
@@ -47,6 +49,8 @@ def _sample(tensor: TensorSpec, sizes: Mapping[str, int], generator: torch.Gener
         "page": (0, sizes.get("pages", 0)),
         "pointer": (0, sizes.get("pointers", 0)),
         "pointer_span": (15, 16),
+        "token": (1, 30),
+        "position": (0, 4),
         "video_height": (sizes.get("H", 0), sizes.get("H", 0) + 1),
         "video_width": (sizes.get("W", 0), sizes.get("W", 0) + 1),
     }
@@ -55,6 +59,9 @@ def _sample(tensor: TensorSpec, sizes: Mapping[str, int], generator: torch.Gener
         return torch.randint(low, high, shape, generator=generator).to(dtype)
     if tensor.name in {"age", "pointer_age"}:
         return _ages(tensor.name, shape).to(dtype)
+    if tensor.name == "attends":
+        phrase = torch.arange(shape[0]) // 3
+        return phrase[:, None] == phrase
     if dtype == torch.bool:
         return torch.arange(shape[0]) % 2 == _coin(generator)
     scale = {"points": 200.0, "mask_logits": 8.0, "mask_prompt": 8.0, "object_score": 4.0}.get(tensor.name, 1.0)
@@ -74,14 +81,14 @@ def _ages(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.tensor([[first, *recent]] * objects)
 
 
-def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool, compact: bool = False) -> None:
+def trace(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int, compact: bool = False) -> None:
     """Write `module` as one ONNX file with the names, dtypes and named sizes of `spec`.
 
     Args:
         module: takes the graph's inputs in order and returns its outputs in order.
         spec: the contract.
         path: of the file to write; its folder must exist.
-        fused: whether attention becomes `Attention` operators.
+        opset: from `FUSED_OPSET` on, attention becomes `Attention` operators.
         compact: whether weights that half precision holds exactly are stored so; TensorRT has no float32 products of such ones on SM 7.5.
 
     Raises:
@@ -89,7 +96,7 @@ def trace(module: nn.Module, spec: GraphSpec, path: Path, *, fused: bool, compac
     """
     inputs = tuple(sample_inputs(spec, TRACE_SIZES, seed=0).values())
     try:
-        program = _export(module.eval(), spec, inputs, FUSED_OPSET if fused else PLAIN_OPSET)
+        program = _export(module.eval(), spec, inputs, opset)
         program.save(str(path), external_data=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]

@@ -27,7 +27,9 @@ class Detection:
     score: float
     """0 to 1."""
     label: str
-    """The phrase of the prompt, or the class."""
+    """The phrase of the prompt that fits best, or the class."""
+    words: str = ""
+    """The words of the prompt that fit, as upstream names a box: part of a phrase, or parts of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,12 @@ class DetectionWriter:
             OutputError: the file cannot be written.
         """
         found = [
-            {"box": [round(float(value), 2) for value in one.box_xyxy_px], "score": round(one.score, 4), "label": one.label}
+            {
+                "box": [round(float(value), 2) for value in one.box_xyxy_px],
+                "score": round(one.score, 4),
+                "label": one.label,
+                "words": one.words,
+            }
             for one in detections.found
         ]
         self._line({"frame": detections.frame, "detections": found})
@@ -164,4 +171,4 @@ def _read_detection(data: Mapping[str, Any]) -> Detection:
     box = np.asarray(data["box"], np.float32)
     if box.shape != (4,) or not np.isfinite(box).all() or not (box[:2] < box[2:]).all():
         raise ValueError(f"{data['box']} is no box")
-    return Detection(box, float(data["score"]), str(data["label"]))
+    return Detection(box, float(data["score"]), str(data["label"]), str(data.get("words", "")))

@@ -1,0 +1,148 @@
+"""`trt-track export-detector`: Grounding DINO -> a bundle of two ONNX graphs and its tokenizer, checked against transformers."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from trt_track.cli.export_command import export_extra
+from trt_track.errors import ModelError, ParityError
+from trt_track.specs import PRECISIONS
+
+if TYPE_CHECKING:
+    from trt_track.detector_specs import DetectorSpec
+    from trt_track.engines.manifest import Description
+    from trt_track.export.grounding_dino import LoadedDetector
+
+CHECK_TEXT = "a cat. red car. person."
+"""What the check that ends an export looks for."""
+
+Model = Annotated[str, typer.Argument(help="grounding-dino-tiny, grounding-dino-base, or a name of your own together with --weights.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="A folder with config.json, model.safetensors and tokenizer.json; by default from the Hugging Face hub.")
+]
+Seed = Annotated[int | None, typer.Option("--random-weights", help="Make weights from this seed instead: for structure, speed and parity.")]
+Frame = Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size in pixels that frames are scaled to.")]
+Precision = Annotated[str, typer.Option(help="fp32, or fp16 for the backbone in half precision.")]
+Out = Annotated[Path | None, typer.Option(help="The bundle's folder; default: in the library.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")]
+
+
+def export_detector(  # noqa: PLR0913, PLR0917 - the command's options
+    model: Model,
+    weights: Weights = None,
+    random_weights: Seed = None,
+    frame: Frame = "800x1333",
+    precision: Precision = "fp32",
+    out: Out = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a Grounding DINO as a bundle: text encoder, detector and tokenizer."""
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    if weights is not None and random_weights is not None:
+        raise ModelError("give either --weights or --random-weights, not both")
+    frame_hw = parse_frame(frame)
+    with export_extra():
+        from trt_track.export.grounding_dino import detector_spec, download_detector, load_detector, official_config, seed_detector
+    if random_weights is not None:
+        loaded = seed_detector(official_config(model), random_weights)
+    else:
+        loaded = download_detector(model) if weights is None else load_detector(weights)
+    from trt_track.engines.library import library_folder
+
+    target = out or library_folder() / f"{model}-{frame_hw[0]}x{frame_hw[1]}-{precision}"
+    write_detector(loaded, detector_spec(loaded, model, frame_hw), precision, target=target, overwrite=overwrite)
+    typer.echo(target)
+
+
+def parse_frame(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH.
+
+    Raises:
+        ModelError: it is none, or no size that the model can see.
+    """
+    sides = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    frame_hw = (int(sides[1]), int(sides[2])) if sides else (0, 0)
+    if not all(64 <= side <= 2560 for side in frame_hw):
+        raise ModelError(f"--frame {text}: give height and width from 64 to 2560 pixels, for example 800x1333")
+    return frame_hw
+
+
+def write_detector(loaded: LoadedDetector, spec: DetectorSpec, precision: str, *, target: Path, overwrite: bool = False) -> None:
+    """Trace both graphs, seal them with the tokenizer, and check them against transformers.
+
+    Raises:
+        ParityError: a result differs from transformers' by more than its tolerance; no bundle is written.
+        BundleError: the folder is taken.
+    """
+    import copy
+
+    import torch
+
+    from trt_track.cli.progress import progress_bar
+    from trt_track.detector_specs import detector_graph_specs
+    from trt_track.engines.bundle import Bundle
+    from trt_track.export.detector import Detector
+    from trt_track.export.grounding_dino import TOKENIZER
+    from trt_track.export.text_encoder import TextEncoder
+    from trt_track.export.tracing import DETECTOR_OPSET, trace
+
+    specs, description = detector_graph_specs(spec), _description(spec, precision, loaded)
+    own = copy.deepcopy(loaded.model).requires_grad_(False)
+    backbone = torch.float16 if precision == "fp16" else torch.float32
+    modules = {"text_encoder": TextEncoder(own), "detector": Detector(own, spec.frame_hw, backbone)}
+    with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(spec.name) as advance:
+        for done, (name, module) in enumerate(modules.items()):
+            advance(done, len(modules), name)
+            trace(module, specs[name], draft.onnx_path(name), opset=DETECTOR_OPSET)
+            draft.add(specs[name])
+        draft.add_file(TOKENIZER, loaded.tokenizer_json)
+        advance(len(modules), len(modules), "traced")
+        require_detector_parity(loaded, spec, precision, draft.folder)
+
+
+def require_detector_parity(loaded: LoadedDetector, spec: DetectorSpec, precision: str, folder: Path) -> None:
+    """Compare one frame of noise with transformers.
+
+    Raises:
+        ParityError: says by how much it differs.
+    """
+    import numpy as np
+
+    from trt_track.detector_specs import detector_graph_specs
+    from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
+    from trt_track.parity.detector_check import check_detector
+    from trt_track.runtime.grounding_dino import GroundingDino, TextQuery
+    from trt_track.runtime.phrases import TOKENIZER, PromptReader
+
+    graphs = {name: (graph, folder / "onnx" / f"{name}.onnx") for name, graph in detector_graph_specs(spec).items()}
+    with OnnxRuntimeSession(graphs) as session:
+        detector = GroundingDino(session, PromptReader(folder / TOKENIZER, spec), TextQuery(CHECK_TEXT))
+        frames = np.random.default_rng(0).integers(0, 256, (1, *spec.frame_hw, 3), np.uint8)
+        (row,) = check_detector(detector, loaded.model, frames, precision=precision)
+    if not row.passed:
+        raise ParityError(
+            f"{spec.name} differs from transformers by {row.cells:.2e} in the choice of cells, {row.logits:.2e} in logits, {row.boxes:.2e} "
+            f"in boxes, and in the words of {row.words} boxes: no bundle was written"
+        )
+
+
+def _description(spec: DetectorSpec, precision: str, loaded: LoadedDetector) -> Description:
+    from trt_track.engines.manifest import Description
+    from trt_track.export.tracing import DETECTOR_OPSET
+
+    backbone = "float16" if precision == "fp16" else "float32"
+    return Description(
+        model=spec,
+        precision=precision,
+        dtypes={"text_encoder": "float32", "backbone": backbone, "enhancer": "float32", "decoder": "float32"},
+        opset=DETECTOR_OPSET,
+        source=loaded.source,
+        source_sha256=loaded.sha256,
+        tools={package: metadata.version(package) for package in ("torch", "onnx", "onnxscript", "transformers", "tokenizers")},
+    )

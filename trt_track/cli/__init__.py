@@ -10,6 +10,7 @@ import typer
 
 from trt_track.cli.build_command import build
 from trt_track.cli.demo_command import demo
+from trt_track.cli.detect_command import detect
 from trt_track.cli.doctor_command import doctor
 from trt_track.cli.export_command import export
 from trt_track.cli.export_detector_command import export_detector
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(run)
+app.command()(detect)
 app.command()(demo)
 app.command()(export)
 app.command()(export_detector)

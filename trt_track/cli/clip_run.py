@@ -45,6 +45,8 @@ class RunRecord:
 
     settings: dict[str, Any]
     bundle: Bundle
+    facts: dict[str, Any] = field(default_factory=dict)
+    """More keys of the file."""
     started: float = field(default_factory=time.perf_counter)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -76,6 +78,7 @@ class RunRecord:
                 "frames_per_second": round(frames / seconds, 3) if seconds else None,
                 "total_s": round(time.perf_counter() - self.started, 3),
             },
+            **self.facts,
         }
 
 
@@ -96,12 +99,15 @@ class ClipRun:
         return self.frames / self.seconds if self.seconds else 0.0
 
     def track(self, *, reverse: bool = False, max_frames: int | None = None, draw: bool = True) -> int:
-        """Track to the end and return the exit code."""
+        """Track what was prompted to the end and return the exit code."""
+        results = self.video.propagate(reverse=reverse, max_frames=max_frames, keep_video=draw)
+        return self.write(results, self._total(reverse, max_frames))
+
+    def write(self, results: Generator[FrameResult, None, None], total: int) -> int:
+        """Write results as they come, `total` of them, and return the exit code."""
         try:
             with self.folder:
-                self._propagate(
-                    self.video.propagate(reverse=reverse, max_frames=max_frames, keep_video=draw), self._total(reverse, max_frames)
-                )
+                self._propagate(results, total)
         except KeyboardInterrupt:
             typer.echo(f"interrupted after {self.frames} frames: complete results up to there are in {self.folder.path}", err=True)
             return INTERRUPTED

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trt_track.cli import detect_command as detection
 from trt_track.cli.clip_run import INTERRUPTED, ClipRun, RunRecord
+from trt_track.cli.detected_run import DetectedRun, told
+from trt_track.cli.detector_choice import DetectorOptions
 from trt_track.cli.model_choice import ModelOptions
 from trt_track.errors import OutputError, PromptError
 
@@ -30,6 +33,10 @@ Point = Annotated[
 ]
 Mask = Annotated[list[str] | None, typer.Option(metavar="[FRAME@]ID:FILE.png", help="Prompt with a mask of the video's size; repeatable.")]
 PromptFile = Annotated[Path | None, typer.Option("--prompts", help="Prompts, and removals, from a JSON file.")]
+Detections = Annotated[Path | None, typer.Option(help="Track what `trt-track detect` found, from its file.")]
+MaxLost = Annotated[
+    int | None, typer.Option(min=1, help="Frames in a row that a detected object is looked for when it is not seen; default: 30.")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/ and the clip's name.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")]
 Save = Annotated[str, typer.Option(help="What to write: any of video, jsonl, png, with commas between.")]
@@ -52,6 +59,15 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     point: Point = None,
     mask: Mask = None,
     prompts: PromptFile = None,
+    text: detection.Text = None,
+    detector: detection.DetectorFolder = None,
+    classes: detection.Classes = None,
+    detect_every: detection.Every = None,
+    scene_cuts: detection.Cuts = False,
+    box_threshold: detection.BoxThreshold = None,
+    text_threshold: detection.TextThreshold = None,
+    detections: Detections = None,
+    max_lost: MaxLost = None,
     out: Out = None,
     overwrite: Overwrite = False,
     save: Save = "video,jsonl,png",
@@ -61,9 +77,10 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     backend: Backend = "auto",
     threads: Threads = None,
 ) -> None:
-    """Track the prompted objects through a clip.
+    """Track objects through a clip: prompted ones, or what a text names.
 
-    An object starts on the frame of its first prompt; a later prompt of the same id corrects it there. Results are written as they come.
+    An object starts on the frame of its first prompt; a later prompt of the same id corrects it there. With --text or --detector the
+    objects are found first, in a process of its own, then tracked, each under one id. Results are written as they come.
     """
     from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
     from trt_track.runtime.mask_images import check_ids
@@ -74,32 +91,47 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
 
     asked_model = ModelOptions(bundle, model, size, precision)
     asked_model.check()
+    finding = DetectedRun(
+        DetectorOptions(text, detector, classes, box_threshold, text_threshold), detections, detect_every, scene_cuts, max_lost
+    )
+    finding.check((box, point, mask, prompts), reverse=reverse)
     kinds = {kind.strip() for kind in save.split(",") if kind.strip()}
     if not kinds:
         raise OutputError("--save names nothing to write: choose from video, jsonl, png")
     with ExitStack() as stack:
         clip = stack.enter_context(open_video(source))
-        asked = list(read_all_prompts(box, point, mask, prompts))
-        check_prompts(
-            merge_prompts(asked), width=clip.info.width, height=clip.info.height, frame_count=clip.info.frame_count, reverse=reverse
-        )
+        asked = [] if finding.asked else list(read_all_prompts(box, point, mask, prompts))
+        if asked:
+            check_prompts(
+                merge_prompts(asked), width=clip.info.width, height=clip.info.height, frame_count=clip.info.frame_count, reverse=reverse
+            )
         folder = RunFolder(out or Path("runs") / clip.info.name, frame_rate=clip.info.frame_rate, save=kinds, overwrite=overwrite)
         if "png" in kinds:
             check_ids(prompt.object_id for prompt in asked)
+        found = None
+        if finding.asked:
+            found = finding.first_stage(source, folder.path, {"--backend": backend, "--threads": threads, "--max-frames": max_frames})
         machine = inspect_machine()
         opened = asked_model.open(backend, machine)
         name, why = choose_backend(backend, opened, machine)
         typer.echo(f"backend: {why}", err=True)
         tracker = stack.enter_context(Tracker(open_chosen(opened, name, threads), opened.model, max_objects=max_objects))
         video = Video(tracker, clip)
-        video.add_prompts(asked)
+        if asked:
+            video.add_prompts(asked)
         settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
         settings |= {"max_objects": tracker.limits.objects, "backend": name}
         settings |= {"backend_version": tracker.session.version, "device": tracker.session.device}
         tracking = ClipRun(video, folder, RunRecord(settings, opened))
-        code = tracking.track(reverse=reverse, max_frames=max_frames, draw="video" in kinds)
+        draw = "video" in kinds
+        if found is None:
+            code = tracking.track(reverse=reverse, max_frames=max_frames, draw=draw)
+        else:
+            code = finding.track(tracking, found, max_frames=max_frames, draw=draw)
     if code != INTERRUPTED:
         typer.echo(f"{tracking.frames} frames{f', {tracking.rate:.1f} frames a second' if tracking.rate else ''}", err=True)
+        if found is not None:
+            typer.echo(told(tracking.record.facts), err=True)
         typer.echo(folder.path)
         tracking.warn_of_damage()
     raise typer.Exit(code)
@@ -114,7 +146,9 @@ def read_all_prompts(box: list[str] | None, point: list[str] | None, mask: list[
     from trt_track.runtime.prompts import parse_box, parse_mask, parse_point, read_prompts
 
     if not (box or point or mask or file):
-        raise PromptError("nothing to track: prompt with --box ID:X0,Y0,X1,Y1, --point ID:X,Y, --mask ID:FILE.png or --prompts FILE.json")
+        raise PromptError(
+            "nothing to track: prompt with --box ID:X0,Y0,X1,Y1, --point ID:X,Y, --mask ID:FILE.png, --prompts FILE.json or --text"
+        )
     yield from (parse_box(text) for text in box or [])
     yield from (parse_point(text) for text in point or [])
     yield from (parse_mask(text) for text in mask or [])

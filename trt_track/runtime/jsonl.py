@@ -19,7 +19,8 @@ def frame_record(result: FrameResult) -> dict[str, Any]:
 
     `{"frame": 0, "time_s": 0.0, "objects": [{"id": 1, "score": 0.97, "box": [x0, y0, x1, y1], "segmentation": {"size": [h, w],
     "counts": "..."}}]}`. A box is tight around its mask, in pixels, x1 and y1 exclusive: x1 - x0 is its width. An object whose mask is
-    empty is left out of `objects`, so a frame where nothing is seen has an empty list. `segmentation` is what `pycocotools.mask.decode`
+    empty is left out of `objects`, so a frame where nothing is seen has an empty list. An object that a detector found has its `label`.
+    `segmentation` is what `pycocotools.mask.decode`
     takes.
     """
     boxes = mask_boxes(result.masks)
@@ -27,6 +28,7 @@ def frame_record(result: FrameResult) -> dict[str, Any]:
     objects = [
         {
             "id": int(object_id),
+            **({"label": result.labels[position]} if result.labels else {}),
             "score": round(float(scores[position]), 4),
             "box": boxes[position].tolist(),
             "segmentation": _run_lengths(result.masks[position]),

@@ -39,6 +39,8 @@ class FrameResult:
     """(B, 1, S/4, S/4) float32 of the decoder, > 0 inside the object, before small holes are filled; None if not kept."""
     video_rgb_hwc: npt.NDArray[np.uint8] | None = None
     """(H, W, 3) uint8 RGB, the frame itself; None if not kept."""
+    labels: tuple[str, ...] = ()
+    """What each object is, for objects that a detector found; empty where objects have no names."""
 
     def __post_init__(self) -> None:
         count = len(self.object_ids)
@@ -49,6 +51,8 @@ class FrameResult:
         self._expect("presence", self.presence, (count,), ("float32",))
         if self.logits is not None:
             self._expect("logits", self.logits, (count, 1, None, None), ("float32",))
+        if self.labels and len(self.labels) != count:
+            raise TensorMismatchError(f"frame {self.frame_index}: {len(self.labels)} labels for {count} objects")
         if self.video_rgb_hwc is not None:
             self._expect("video_rgb_hwc", self.video_rgb_hwc, (*self.masks.shape[1:], 3), ("uint8",))
 

@@ -1,0 +1,164 @@
+"""`trt-track detect`, and `run` with what it finds."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from command_line import run_process
+from onnx import TensorProto, helper, numpy_helper
+
+BOXES = ([220, 150, 100, 60, 0.9, 0.0], [60, 170, 60, 60, 0.0, 0.8])
+"""Centre and size in the 320 px of the model, scores of a person and of a bag."""
+
+
+@pytest.fixture(scope="module")
+def yolo(tmp_path_factory):
+    """A detector that sees the same two things on every frame."""
+    folder = tmp_path_factory.mktemp("yolo")
+    rows = np.zeros((1, 6, 2100), np.float32)
+    rows[0, :, : len(BOXES)] = np.transpose(BOXES)
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "rows"], ["found"]),
+    ]
+    tensors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("images", [1, 3, 320, 320]), ("found", [1, 6, 2100]))
+    ]
+    constants = [numpy_helper.from_array(rows, "rows"), numpy_helper.from_array(np.float32(0), "zero")]
+    graph = helper.make_graph(nodes, "detector", tensors[:1], tensors[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "detector.onnx")
+    (folder / "detector.json").write_text('{"classes": ["person", "bag"], "size": 320}')
+    return folder
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class TestDetect:
+    def test_writes_a_line_a_frame(self, cli, bikes, yolo, tmp_path):
+        file = tmp_path / "found" / "bikes.jsonl"
+        done = cli("detect", bikes, "--detector", yolo, "--detect-every", 4, "--max-frames", 9, "--out", file)
+        assert done.code == 0, done.err
+        assert done.out == f"{file}\n"
+        assert "6 boxes on 3 frames found" in done.err
+        header, *frames, last = lines_of(file)
+        assert header["header"]["clip"]["name"] == "bikes.mp4"
+        assert [frame["frame"] for frame in frames] == [0, 4, 8]
+        assert [one["label"] for one in frames[0]["detections"]] == ["person", "bag"]
+        assert frames[0]["detections"][0]["box"] == [340.0, 56.0, 540.0, 176.0]  # half the size, 92 px of bar above
+        assert last == {"finished": True, "frames": 3}
+
+    def test_a_finished_file_is_not_made_again(self, cli, bikes, yolo, tmp_path):
+        file = tmp_path / "bikes.jsonl"
+        asked = ("detect", bikes, "--detector", yolo, "--out", file)
+        cli(*asked)
+        made = file.stat().st_mtime_ns
+        assert "were there already" in cli(*asked).err
+        assert file.stat().st_mtime_ns == made
+        assert "1 boxes on 1 frame found" in cli(*asked, "--classes", "bag").err
+        assert [one["label"] for one in lines_of(file)[1]["detections"]] == ["bag"]
+
+    def test_text(self, cli, bikes, tiny_detector, tmp_path):
+        file = tmp_path / "bikes.jsonl"
+        done = cli("detect", bikes, "--detector", tiny_detector, "--text", "Cat. a dog", "--box-threshold", 0.01, "--out", file)
+        assert done.code == 0, done.err
+        header, frame, _ = lines_of(file)
+        assert header["header"]["detector"]["text"] == "cat. a dog."
+        assert {one["label"] for one in frame["detections"]} <= {"cat", "a dog"}
+        assert len(frame["detections"]) > 3
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ((), "nothing to detect: say what with --text"),
+            (("--text", "cat."), "a detector for text prompts is neither a folder nor in "),
+            (("--detector", "no-such"), "no-such is neither a folder nor in "),
+            (("--detector", "YOLO", "--text", "cat."), "YOLO is no detector for text prompts"),
+            (("--detector", "YOLO", "--classes", "persn"), "YOLO/detector.onnx knows no class 'persn'"),
+            (("--detector", "DINO"), "small looks for what a text names"),
+            (("--detector", "DINO", "--text", "cat", "--classes", "cat"), "small looks for what a text names"),
+            (("--detector", "DINO", "--text", " "), "the text prompt is empty"),
+            (("--detector", "DINO", "--text", "a " * 300), "the text prompt has 303 tokens, small reads 256"),
+            (("--detector", "DINO", "--text", "cat. ☂."), "small has no token for '☂'"),
+            (("--detector", "DINO", "--text", "cat", "--box-threshold", 2), "the box threshold is 2.0"),
+            (("--detector", "SAM"), "SAM holds the tracker small, which cannot detect"),
+        ],
+    )
+    def test_refusals(self, cli, bikes, yolo, tiny_detector, tiny_bundle, tmp_path, monkeypatch, options, message):
+        monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path / "cache"))
+        places = {"YOLO": str(yolo), "DINO": str(tiny_detector), "SAM": str(tiny_bundle)}
+        done = cli("detect", bikes, *(places.get(part, part) for part in options), "--out", tmp_path / "found.jsonl")
+        assert done.code == 2
+        for short, place in places.items():
+            message = message.replace(short, place)
+        assert done.error.startswith(message)
+        assert not (tmp_path / "found.jsonl").exists()
+
+
+class TestRun:
+    def test_finds_and_tracks(self, bikes, yolo, tiny_bundle, tmp_path):
+        """In a process of its own: its peak of memory is its own, and the first stage's that of another."""
+        out = tmp_path / "out"
+        found = ("--detector", yolo, "--detect-every", 3)
+        done = run_process("run", bikes, "--bundle", tiny_bundle, *found, "--max-frames", 5, "--save", "jsonl", "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{out}\n"
+        frames = lines_of(out / "tracks.jsonl")
+        assert [frame["frame"] for frame in frames] == list(range(5))
+        told = json.loads((out / "run.json").read_text())
+        assert told["detection"]["frames"] == [0, 3]
+        assert {one["label"] for one in told["objects"]} <= {"person", "bag"}
+        assert {one["id"]: one["label"] for frame in frames for one in frame["objects"]}.items() <= {
+            (one["id"], one["label"]) for one in told["objects"]
+        }
+        assert min(told["peak_memory_bytes"].values()) > 50_000_000
+        assert (tmp_path / "out.detections.jsonl").is_file()
+
+    def test_nothing_found_is_an_empty_result(self, cli, bikes, yolo, tiny_bundle, tmp_path):
+        options = ("--detector", yolo, "--box-threshold", 0.95, "--max-frames", 3, "--save", "jsonl", "--out", tmp_path / "out")
+        done = cli("run", bikes, "--bundle", tiny_bundle, *options)
+        assert done.code == 0, done.err
+        assert "nothing was found" in done.err
+        assert [frame["objects"] for frame in lines_of(tmp_path / "out" / "tracks.jsonl")] == [[], [], []]
+
+    def test_tracks_a_file_of_detections(self, cli, bikes, yolo, tiny_bundle, tmp_path):
+        file = tmp_path / "found.jsonl"
+        cli("detect", bikes, "--detector", yolo, "--out", file)
+        done = cli(
+            "run", bikes, "--bundle", tiny_bundle, "--detections", file, "--max-frames", 2, "--save", "jsonl", "--out", tmp_path / "out"
+        )
+        assert done.code == 0, done.err
+        assert len(lines_of(tmp_path / "out" / "tracks.jsonl")) == 2
+
+    def test_what_detection_refuses_ends_the_run(self, bikes, yolo, tiny_bundle, tmp_path):
+        done = run_process("run", bikes, "--bundle", tiny_bundle, "--detector", yolo, "--classes", "cow", "--out", tmp_path / "out")
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1].startswith(f"error: {yolo}/detector.onnx knows no class 'cow'")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--text", "cat", "--box", "1:1,2,30,40"), "detected objects are tracked from frame 0 on"),
+            (("--text", "cat", "--reverse"), "detected objects are tracked from frame 0 on"),
+            (("--text", "cat", "--detections", "found.jsonl"), "give either --detections FILE or what to detect"),
+            (("--detect-every", "5"), "these options are for detected objects"),
+            (("--detections", "no-such.jsonl"), "no-such.jsonl: no such file: trt-track detect writes it"),
+        ],
+    )
+    def test_refusals(self, cli, bikes, tmp_path, options, message):
+        done = cli("run", bikes, *options, "--out", tmp_path / "out")
+        assert done.code == 2
+        assert done.error.startswith(message)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("keep", [1, 2])
+    def test_an_unfinished_file_is_refused(self, cli, bikes, yolo, tmp_path, keep):
+        file = tmp_path / "found.jsonl"
+        cli("detect", bikes, "--detector", yolo, "--out", file)
+        file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:keep]))
+        assert "is not complete, detection was interrupted" in cli("run", bikes, "--detections", file, "--out", tmp_path / "out").error

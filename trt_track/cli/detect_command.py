@@ -1,0 +1,75 @@
+"""`trt-track detect`: the first of two stages, boxes on some frames of a clip into `detections.jsonl`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trt_track.cli.detector_choice import DetectorOptions
+
+Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A video file or a folder of JPEG or PNG frames.")]
+Text = Annotated[str | None, typer.Option(help='What to find, a full stop after each thing: "person. red car."')]
+DetectorFolder = Annotated[
+    str | None,
+    typer.Option("--detector", help="A detector's folder or name; default: the best Grounding DINO of the library. Of a YOLO: its folder."),
+]
+Classes = Annotated[str | None, typer.Option(help="Which classes of a YOLO, with commas between; default: all.")]
+Every = Annotated[int | None, typer.Option("--detect-every", min=1, help="Look at every N-th frame; default: at the first one only.")]
+Cuts = Annotated[bool, typer.Option("--scene-cuts", help="Look at the first frame of every scene too; this reads the clip once more.")]
+BoxThreshold = Annotated[float | None, typer.Option(help="Least score of a box; default: 0.35, of a YOLO 0.25.")]
+TextThreshold = Annotated[float | None, typer.Option(help="Least probability of a word to be among a box's words; default: 0.25.")]
+MaxFrames = Annotated[int | None, typer.Option(min=1, help="Only frames before this one.")]
+Out = Annotated[Path | None, typer.Option(help="The file; default: runs/ and the clip's name, .detections.jsonl.")]
+Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
+
+
+def detect(  # noqa: PLR0913, PLR0917 - the command's options
+    source: Source,
+    text: Text = None,
+    detector: DetectorFolder = None,
+    classes: Classes = None,
+    detect_every: Every = None,
+    scene_cuts: Cuts = False,
+    box_threshold: BoxThreshold = None,
+    text_threshold: TextThreshold = None,
+    max_frames: MaxFrames = None,
+    out: Out = None,
+    backend: Backend = "auto",
+    threads: Threads = None,
+) -> None:
+    """Find what a text names, or what a YOLO knows, on some frames of a clip.
+
+    The file says which clip and which detector made it; a finished one is not made again. `trt-track run --detections FILE` tracks it.
+    """
+    from trt_track.cli.progress import progress_bar
+    from trt_track.runtime.detection_stage import DetectionSchedule, run_detection_stage
+    from trt_track.runtime.output_file import output_errors
+    from trt_track.runtime.video import open_video
+
+    options = DetectorOptions(text, detector, classes, box_threshold, text_threshold)
+    with open_video(source) as clip:
+        path = out or default_detections(clip.info.name)
+        with output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        finder = options.open(backend, threads)
+        try:
+            with progress_bar(f"{clip.info.name}: detect") as advance:
+                schedule = DetectionSchedule(detect_every, scene_cuts, max_frames)
+                done, was_there = run_detection_stage(clip, finder, schedule, path, on_progress=advance)
+        finally:
+            finder.close()
+        damage = clip.damage
+    boxes = sum(len(frame.found) for frame in done.frames)
+    made = "were there already" if was_there else "found"
+    typer.echo(f"{boxes} boxes on {len(done.frames)} frame{'s' if len(done.frames) != 1 else ''} {made}", err=True)
+    typer.echo(path)
+    if damage:
+        typer.echo(f"warning: {damage}: detection ends there", err=True)
+
+
+def default_detections(clip: str) -> Path:
+    """Return where the detections of a clip go."""
+    return Path("runs") / f"{clip}.detections.jsonl"

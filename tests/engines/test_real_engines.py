@@ -1,8 +1,11 @@
 """The real graphs, from PyTorch to TensorRT engines, the way that the commands do it."""
 
+import shutil
+
 import onnx
 import pytest
 
+from trt_track.detector_specs import DETECTOR_GRAPHS
 from trt_track.engines.backends import inspect_machine
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.tensorrt_builder import build_engines
@@ -40,3 +43,11 @@ def test_every_graph_builds(fp16_bundle, target):
     assert {record.graph for record in records} == set(GRAPHS)
     on_disk = {path.name: path.stat().st_size for path in (fp16_bundle.folder / "engines").rglob(f"{target}/*.engine")}
     assert on_disk == {record.engine.file: record.engine.bytes for record in records}
+
+
+def test_a_detector_builds(tiny_detector, tmp_path):
+    bundle = Bundle.open(shutil.copytree(tiny_detector, tmp_path / "bundle"))
+    records = {record.graph: record for record in build_engines(bundle, targets=["sm89"], limits=Limits(frames=2))}
+    assert set(records) == set(DETECTOR_GRAPHS)
+    assert records["detector"].profile.shapes["frames"] == ((1, 96, 130, 3), (2, 96, 130, 3), (2, 96, 130, 3))
+    assert records["text_encoder"].profile.shapes["token"] == ((4,), (16,), (256,))

@@ -95,7 +95,7 @@ class Detector(nn.Module):
 
     def _maps(self, frames: Tensor) -> Tensor:
         """Return all levels behind one another, (F, L, C)."""
-        pixels = (frames.permute(0, 3, 1, 2).float() * (1 / 255) - self.mean) / self.std
+        pixels = (frames.float().permute(0, 3, 1, 2) * (1 / 255) - self.mean) / self.std
         features = [level.float() for level in self.backbone(pixels.to(self.dtype), return_dict=True).feature_maps]
         maps = [project(level) for project, level in zip(self.projections, features, strict=False)]
         for project in self.projections[len(features) :]:

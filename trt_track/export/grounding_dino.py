@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection, SwinConfig
+from transformers.utils.logging import disable_progress_bar
 
 from trt_track.detector_specs import DetectorSpec
 from trt_track.errors import ModelError
@@ -77,6 +78,7 @@ def load_detector(folder: Path) -> LoadedDetector:
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"{folder} lacks {', '.join(missing)}: a Grounding DINO folder holds {', '.join(_NEEDED)}")
+    disable_progress_bar()
     try:
         config = GroundingDinoConfig.from_pretrained(folder)
         _check_config(config, folder)

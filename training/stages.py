@@ -32,6 +32,8 @@ class Stage:
     clutter_steps: int = 0
     """Steps over which the scenes rise from clean to cluttered."""
     warm_up: int = 50
+    alike: float = 0.0
+    """Share of things that look like another one of their scene."""
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate at a step."""
@@ -44,7 +46,8 @@ STAGES = (
     Stage("pictures-128", 128, 1, 16, 4, 2400, (1e-3, 7e-4), PLAIN, clutter_steps=1500),
     Stage("clips-128", 128, 4, 8, 4, 2400, (8e-4, 5e-4), PLAIN, ("box", "click", "mask"), warm_up=100),
     Stage("clips-256", 256, 4, 4, 4, 1300, (5e-4, 3e-4), UPSTREAM, ("box", "click", "mask"), warm_up=50),
-    Stage("long-256", 256, 8, 2, 4, 700, (3e-4, 0.0), UPSTREAM, ("box", "click", "mask"), warm_up=20),
+    Stage("long-256", 256, 8, 2, 4, 800, (3e-4, 1e-4), UPSTREAM, ("box", "click", "mask"), warm_up=20),
+    Stage("alike-256", 256, 8, 2, 4, 330, (3e-4, 0.0), UPSTREAM, ("box", "click", "mask"), warm_up=20, alike=0.5),
 )
 """About three hours on two cores."""
 

@@ -136,7 +136,8 @@ class Training:
         save_file({name: value.half().contiguous() for name, value in self.average.weights.items()}, self.out / "pico.safetensors")
 
     def _batches(self, stage: Stage) -> Iterator[ClipBatch]:
-        style = SceneStyle(size_wh=(stage.size, stage.size), frames=stage.frames, leave=0.3 if stage.frames > 1 else 0.0)
+        leave = 0.3 if stage.frames > 1 else 0.0
+        style = SceneStyle(size_wh=(stage.size, stage.size), frames=stage.frames, leave=leave, alike=stage.alike)
         share = max(1, stage.clips // self.team.size)
         recipe = ClipRecipe(style, share, stage.objects, seed=(self.seed * 100 + self.stage) * 100 + self.team.rank)
         return batches(recipe, self.step, stage.steps - self.step, stage.clutter_steps, self.workers)

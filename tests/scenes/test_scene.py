@@ -103,6 +103,17 @@ def test_degrading_changes_the_picture_and_not_the_truth():
     assert np.abs(clean.frame_rgb.astype(int) - poor.frame_rgb).mean() > 1
 
 
+def test_things_that_are_alike_differ_in_place_and_form_alone():
+    def spread(seed, alike):
+        things = random_scene(seed, PICTURES, SceneStyle(objects=(4, 4), clutter=0, alike=alike)).things
+        assert len({thing.path for thing in things}) == len({id(thing.outline) for thing in things}) == 4
+        colours = np.array([np.asarray(thing.texture, float).mean(axis=(0, 1)) for thing in things])
+        return np.ptp(colours, axis=0).max()
+
+    alike, different = ([spread(seed, share) for seed in range(5)] for share in (1.0, 0.0))
+    assert max(alike) < min(different)
+
+
 def test_a_scene_needs_a_picture():
     with pytest.raises(ValueError, match="at least one picture"):
         random_scene(0, Material([]))

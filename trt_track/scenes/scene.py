@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class SceneStyle:
     """How strong noise, blur and compression are, 0 for none."""
     scale: tuple[float, float] = (0.1, 0.3)
     """Smallest and largest radius of an object as a share of the picture's short side."""
+    alike: float = 0.0
+    """Probability that a thing has the texture of the one drawn before it, so that only place and form tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,12 @@ def random_scene(seed: int | Sequence[int], material: Material, style: SceneStyl
     tracked = int(rng.integers(style.objects[0], style.objects[1] + 1))
     disturbing = int(rng.integers(0, 1 + round(3 * style.clutter)))
     roles = np.array([True] * tracked + [False] * disturbing)
-    things = tuple(_random_thing(rng, material, style, tracked=bool(role)) for role in rng.permutation(roles))
-    return Scene(style.size_wh, style.frames, _random_camera(rng, material, style), things, noise_seed=int(rng.integers(2**31)))
+    things: list[Thing] = []
+    for role in rng.permutation(roles):
+        thing = _random_thing(rng, material, style, tracked=bool(role))
+        twin = bool(things) and style.alike > 0 and rng.random() < style.alike
+        things.append(replace(thing, texture=_tint(rng, things[-1].texture, 0.05)) if twin else thing)
+    return Scene(style.size_wh, style.frames, _random_camera(rng, material, style), tuple(things), noise_seed=int(rng.integers(2**31)))
 
 
 def _random_thing(rng: Rng, material: Material, style: SceneStyle, *, tracked: bool) -> Thing:

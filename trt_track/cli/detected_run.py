@@ -48,9 +48,7 @@ class DetectedRun:
             PromptError: says what.
         """
         if self.asked and (any(prompts) or reverse):
-            raise PromptError(
-                "detected objects are tracked from frame 0 on: leave out --box, --point, --mask, --prompts, --reverse"
-            )
+            raise PromptError("detected objects are tracked from frame 0 on: leave out --box, --point, --mask, --prompts, --reverse")
         if self.options.asked and self.detections is not None:
             raise PromptError("give either --detections FILE or what to detect, not both")
         if not self.asked and (self.every or self.at_cuts or self.max_lost or self.options.arguments()):
@@ -89,6 +87,9 @@ class DetectedRun:
 
         rules = IdentityRules() if self.max_lost is None else IdentityRules(max_lost=self.max_lost)
         video, facts = tracking.video, tracking.record.facts
+        clip = found.header.get("clip", {})
+        if (clip.get("width"), clip.get("height")) != (video.info.width, video.info.height):
+            raise PromptError(f"the detections are of a clip of {clip.get('width')}x{clip.get('height')} pixels, not of {video.info.name}")
         facts["detection"] = dict(found.header) | {"frames": [frame.frame for frame in found.frames]}
         tracks = DetectedTracks(video, found.frames, rules, on_warning=lambda text: typer.echo(f"warning: {text}", err=True))
         results = _labelled(tracks, facts, max_frames=max_frames, draw=draw)
@@ -106,7 +107,7 @@ def _labelled(tracks: DetectedTracks, facts: dict[str, Any], *, max_frames: int 
     with closing(tracks.propagate(max_frames=max_frames, keep_video=draw)) as frames:
         for frame in frames:
             yield replace(frame.result, labels=tuple(frame.labels[object_id] for object_id in frame.result.object_ids))
-    facts["objects"] = [{"id": known.object_id, "label": known.label} for known in tracks.objects]
+    facts["objects"] = [{"id": known.object_id, "label": known.label, "tracks": known.tracks} for known in tracks.objects]
     facts["peak_memory_bytes"] = {"detection": peak_of(resource.RUSAGE_CHILDREN), "tracking": peak_of(resource.RUSAGE_SELF)}
 
 

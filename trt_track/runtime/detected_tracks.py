@@ -107,7 +107,7 @@ class DetectedTracks:
         frames = self.video.source.frames(size=self.video.tracker.model.image_size, stop=stop, keep_video=keep_video)
         with closing(frames):
             for frame in frames:
-                yield TrackedFrame(self._empty(frame.index, frame.time_s, frame.video_rgb_hwc), {})
+                yield TrackedFrame(self._empty(frame.index, frame.time_s, frame.video_rgb_hwc if keep_video else None), {})
                 reached = frame.index + 1
         return reached
 
@@ -124,7 +124,7 @@ class DetectedTracks:
         ended = () if found is None else self.book.settle(result)
         ended += self.book.observe(result)
         after = result.frame_index + 1  # what was prompted on a frame cannot be removed on it
-        if after < self.video.info.frame_count:
+        if ended and after < self.video.info.frame_count:
             self.video.add_prompts([Prompt(after, track, remove=True) for track in ended])
         return self.book.public(result)
 
@@ -133,7 +133,7 @@ class DetectedTracks:
         if plan.left_out and not self._warned:
             self._warned = True
             self.on_warning(
-                f"frame {frame}: {len(plan.left_out)} objects more were found than the {self.book.max_objects} that can be tracked at once; "
+                f"frame {frame}: {len(plan.left_out)} objects more were found than the {self.book.max_objects} that can be tracked; "
                 "those with the best scores are tracked: raise --max-objects (max_objects in Python)"
             )
         prompts = [Prompt(frame, track, remove=True) for track in plan.stop]

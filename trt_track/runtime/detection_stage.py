@@ -12,19 +12,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from trt_track.errors import PromptError
-from trt_track.runtime.appearance import colour_histogram, similarity
+from trt_track.runtime.appearance import Histogram, colour_histogram, similarity
 from trt_track.runtime.detections import DetectionFile, DetectionWriter, Detector, FrameDetections, finished_detections, read_detections
 from trt_track.runtime.frames import Frame, ImageU8, VideoInfo
 from trt_track.runtime.tracker import Source
 
-CUT_SIMILARITY: Final = 0.7
-"""Successive frames whose colour histograms are less alike than this lie on both sides of a cut."""
+CUT_SIMILARITY: Final = 0.9
+"""Successive frames whose regions are less alike than this on average lie on both sides of a cut. In a film with five cuts in 250 frames
+those were at 0.46 to 0.83, the fastest movement at 0.94; in four clips without a cut no two frames were below 0.99."""
 FORMAT: Final = 1
 """Raised when the frames chosen, or what is written of them, change: older files are then made anew."""
 
 _CUT_PX: Final = 64
 """Side of the pictures whose colours are compared."""
+_CUT_REGIONS: Final = 4
+"""Regions of a picture to a side. As a whole, two shots of one street differ less than a car that passes by changes a picture."""
 _UNUSED_PX: Final = 32
 """Side of the model's picture of each frame, which detection does not look at."""
 
@@ -49,18 +54,23 @@ def detection_frames(frame_count: int, every: int | None = None, scene_cuts: Ite
 def scene_cuts(pictures_rgb: Iterable[ImageU8]) -> Iterator[int]:
     """Yield the positions of pictures that begin a new scene: those whose colours are not the picture's before.
 
-    It is the comparison of colour histograms of successive frames (Boreczky and Rowe, "Comparison of video shot boundary detection
+    It is the comparison of colour histograms region by region (Boreczky and Rowe, "Comparison of video shot boundary detection
     techniques", 1996), with the Bhattacharyya coefficient. A flash is found too, a slow fade is not; to look once more costs little.
 
     Args:
-        pictures_rgb: (h, w, 3) uint8 RGB, small ones are enough.
+        pictures_rgb: (h, w, 3) uint8 RGB of 4 x 4 pixels or more, all of one size; small ones are enough.
     """
     before = None
     for position, picture in enumerate(pictures_rgb):
-        colours = colour_histogram(picture)
-        if before is not None and similarity(before, colours) < CUT_SIMILARITY:
+        colours = _region_colours(picture)
+        if before is not None and np.mean([similarity(*pair) for pair in zip(before, colours, strict=True)]) < CUT_SIMILARITY:
             yield position
         before = colours
+
+
+def _region_colours(picture_rgb: ImageU8) -> list[Histogram]:
+    bands = np.array_split(picture_rgb, _CUT_REGIONS, axis=0)
+    return [colour_histogram(region) for band in bands for region in np.array_split(band, _CUT_REGIONS, axis=1)]
 
 
 def clip_cuts(source: Source, *, stop: int | None = None) -> tuple[int, ...]:

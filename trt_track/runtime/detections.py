@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from trt_track.errors import OutputError, PromptError
 from trt_track.runtime.frames import ImageU8
 from trt_track.runtime.output_file import output_errors
+
+MIN_SIDE_PX: Final = 1.0
+"""Detectors drop boxes thinner than this: they hold no object, and rounded to hundredths they could be empty."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from trt_track.engines.backends import AUTO, open_session
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.session import Session
 from trt_track.errors import PromptError
-from trt_track.runtime.detections import Detection
+from trt_track.runtime.detections import MIN_SIDE_PX, Detection
 from trt_track.runtime.frames import ImageU8
 from trt_track.runtime.phrases import TOKENIZER, PromptReader
 
@@ -124,7 +124,7 @@ class GroundingDino:
         corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
         scale = np.array([video_hw[1], video_hw[0]] * 2, np.float32)
         pixels = np.clip(corners * scale, 0, scale)
-        real = (pixels[:, :2] < pixels[:, 2:]).all(axis=1)
+        real = (pixels[:, 2:] - pixels[:, :2] >= MIN_SIDE_PX).all(axis=1)
         kept = np.flatnonzero((best > self.query.box_threshold) & real)
         return tuple(self._detection(pixels[i], probability[i]) for i in kept[np.argsort(-best[kept], kind="stable")])
 

@@ -125,14 +125,18 @@ def _merge(group: Sequence[Prompt]) -> Prompt:
     for kind, several in (("boxes", boxes), ("masks", masks)):
         if len(several) > 1:
             raise PromptError(f"{first.where} has {len(several)} {kind}: keep one")
-    merged = Prompt(
-        first.frame,
-        first.object_id,
-        np.concatenate([prompt.points_xy_px for prompt in group]),
-        np.concatenate([prompt.labels for prompt in group]),
-        boxes[0] if boxes else None,
-        masks[0] if masks else None,
-        any(prompt.remove for prompt in group),
+    merged = (
+        first
+        if len(group) == 1
+        else Prompt(
+            first.frame,
+            first.object_id,
+            np.concatenate([prompt.points_xy_px for prompt in group]),
+            np.concatenate([prompt.labels for prompt in group]),
+            boxes[0] if boxes else None,
+            masks[0] if masks else None,
+            any(prompt.remove for prompt in group),
+        )
     )
     if merged.mask is not None and merged.click_count:
         raise PromptError(f"{first.where} has a mask and clicks or a box: a mask says all, leave the others out")

@@ -38,8 +38,10 @@ def check_prompts(prompts: Sequence[Prompt], *, width: int, height: int, frame_c
         _check_mask(prompt, width, height)
     if reverse is None:
         return
-    for object_id in dict.fromkeys(prompt.object_id for prompt in merged):
-        story = [prompt for prompt in merged if prompt.object_id == object_id]
+    stories: dict[int, list[Prompt]] = {}
+    for prompt in merged:
+        stories.setdefault(prompt.object_id, []).append(prompt)
+    for story in stories.values():
         _check_story(sorted(story, key=lambda prompt: prompt.frame, reverse=reverse), reverse=reverse)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from trt_track.engines.file_record import FileRecord
 from trt_track.engines.onnx_model import OnnxModel
 from trt_track.errors import EngineRunError, ModelError
-from trt_track.runtime.detections import Detection
+from trt_track.runtime.detections import MIN_SIDE_PX, Detection
 from trt_track.runtime.detector_card import (
     CARD_FILE,
     MODEL_FILE,
@@ -34,8 +34,6 @@ from trt_track.specs import GraphSpec, TensorSpec
 
 CPU_BATCH: Final = 4
 """Frames in one call where the file leaves it open; more saves nothing on a CPU and costs memory."""
-MIN_SIDE_PX: Final = 1.0
-"""Boxes thinner than this in the video are dropped: they hold no object, and rounded to hundredths they could be empty."""
 _REAL: Final = frozenset({"float32", "float16"})
 
 Array = npt.NDArray[np.float32]

@@ -1,0 +1,365 @@
+"""Which detection is which object: the books of ids, kept from boxes, masks and colours alone.
+
+A *track* is what the tracker computes under one number, without a break. An *object* has an id, which users see, and one track after
+another: it leaves, its track is stopped, it comes back and gets a new track under its old id. No number and no id is ever given twice.
+
+On a frame with detections the books are asked twice. `plan` matches boxes with the tracks that are in the frame and says which boxes need
+a new track; once the tracker has started those and has their masks, `settle` says whose they are. Only then is an id given, because a mask
+tells an object's colours from its surroundings' and a box does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_track.errors import PromptError
+from trt_track.runtime.appearance import (
+    Appearance,
+    Box,
+    Region,
+    Sighting,
+    affinity,
+    box_iou,
+    look_of,
+    regions_of,
+    share_inside,
+    similarity,
+    span,
+)
+from trt_track.runtime.detections import Detection
+from trt_track.runtime.results import FrameResult
+
+Regions = dict[int, Region]
+"""What each track covers on a frame: those that are in it."""
+
+_CLAIMED: Final = 0.5
+"""Share of what a mask covers outside its own box that must lie in another box to be held for another object."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRules:
+    """When two things are the same. All but `max_lost` are shares from 0 to 1.
+
+    Raises:
+        PromptError: a share is not above 0 and at most 1, or `max_lost` is below 1.
+    """
+
+    max_lost: int = 30
+    """Frames in a row that a track is computed without being seen; then it is stopped and its memory freed."""
+    same_object: float = 0.3
+    """A box may be a track's where their `affinity` is at least this, on the scale of an IoU (SORT and its successors take 0.3)."""
+    same_box: float = 0.7
+    """Of two boxes with one label and at least this IoU the lower scored is dropped. It is high, as detectors use it themselves, for people
+    who stand close; what it leaves over is found by its mask."""
+    covered: float = 0.7
+    """A box that is no track's is dropped where tracks with its label that lie in it span at least this share: a box around a group."""
+    inside: float = 0.8
+    """Share of a mask that must lie in a box, or in other masks, for the whole to count as inside."""
+    fit: float = 0.5
+    """A new track's first mask must have at least this affinity with its box, or the box did not tell the object from its surroundings."""
+    same_mask: float = 0.8
+    """Masks with at least this IoU show one object; far above what two objects reach, whose masks hardly overlap."""
+    same_look: float = 0.75
+    """Colour histograms with at least this similarity may be one object's. In drawn scenes 98% of the pairs of one object reach it, under a
+    light that fell by a fifth still more than half, and one in twenty pairs of different objects."""
+
+    def __post_init__(self) -> None:
+        if self.max_lost < 1:
+            raise PromptError(f"a track cannot be stopped after {self.max_lost} unseen frames: give 1 or more")
+        for name in ("same_object", "same_box", "covered", "inside", "fit", "same_mask", "same_look"):
+            if not 0 < getattr(self, name) <= 1:
+                raise PromptError(f"{name} is {getattr(self, name)}: give a share above 0, at most 1")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """A track to start."""
+
+    track: int
+    box_xyxy_px: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done on a frame. The last three tell what became of the other boxes, by their position in what was found."""
+
+    stop: tuple[int, ...]
+    """Tracks to stop before any is started."""
+    start: tuple[Start, ...]
+    confirmed: Mapping[int, int]
+    """Track -> the box that fits it."""
+    duplicates: tuple[int, ...]
+    """Boxes of what is tracked or boxed already."""
+    left_out: tuple[int, ...]
+    """Boxes of new objects beyond the number that can be tracked."""
+
+
+@dataclass(slots=True, eq=False)
+class KnownObject:
+    """An object that has, or had, an id."""
+
+    object_id: int
+    """From 1, in the order in which objects were found."""
+    label: str
+    """Of its first detection."""
+    appearance: Appearance
+    """Over the frames on which a detection confirmed it."""
+    tracks: list[int] = field(default_factory=list)
+    """Numbers of its tracks, the last one's at the end."""
+
+
+@dataclass(slots=True, eq=False)
+class _Track:
+    """A track that is computed."""
+
+    number: int
+    label: str
+    score: float
+    last_seen: int
+    known: KnownObject | None = None
+    """Whose it is; open between `plan` and `settle`."""
+    renews: KnownObject | None = None
+    """Whose box it was started from, where that object's track had spread."""
+
+
+class IdentityBook:
+    """The books of one pass over a clip. Results that go in have the numbers of tracks as ids."""
+
+    def __init__(self, rules: IdentityRules, *, max_objects: int) -> None:
+        """Open empty books.
+
+        Args:
+            rules: when two things are the same.
+            max_objects: tracks that can be computed at once.
+        """
+        self.rules, self.max_objects = rules, max_objects
+        self.objects: dict[int, KnownObject] = {}
+        """All that were ever found, by id."""
+        self._live: dict[int, _Track] = {}
+        self._numbers = 0
+        self._boxes: dict[int, npt.NDArray[np.float32]] = {}
+        """Box of each track that the last `plan` confirmed or started."""
+
+    def plan(self, seen: FrameResult, found: Sequence[Detection]) -> Plan:
+        """Match what was found on a frame with the tracks that are in it.
+
+        Args:
+            seen: the frame as tracked, with `video_rgb_hwc` unless there are no objects.
+            found: what the detector found there, in any order.
+
+        Returns:
+            What to stop and start; call `settle` with the frame's result once that is done.
+        """
+        covered = regions_of(seen)
+        stop = self._stop(self._twins(self._own(covered), seen))
+        regions = self._own(covered)
+        kept = distinct_boxes(found, self.rules.same_box)
+        matched = self._match(found, kept, regions)
+        spread = {i: self._known(track) for track, i in matched.items() if self._has_spread(regions[track], i, found, kept)}
+        confirmed = {track: i for track, i in matched.items() if i not in spread}
+        stop += self._stop([track for track in matched if track not in confirmed])
+        regions = self._own(covered)
+        self._boxes = {track: found[i].box_xyxy_px for track, i in confirmed.items()}
+        for track in confirmed:
+            if share_inside(self._boxes[track], regions[track]) >= self.rules.inside:  # else its colours are not the object's alone
+                self._known(track).appearance.learn(_sighting(seen, regions[track], self._boxes[track]))
+        new = [i for i in kept if i not in matched.values() and not self._covered(found[i], regions)]
+        stop += self._make_room(len(spread) + len(new), regions)
+        started = [*spread, *new][: self.max_objects - len(self._live)]
+        starts = tuple(self._open(found[i], seen.frame_index, spread.get(i)) for i in started)
+        duplicates = tuple(i for i in range(len(found)) if i not in {*matched.values(), *new})
+        return Plan(stop, starts, confirmed, duplicates, tuple(i for i in new if i not in started))
+
+    def settle(self, seen: FrameResult) -> tuple[int, ...]:
+        """Give the tracks that `plan` started their objects: one that came back, or a new one.
+
+        Args:
+            seen: the frame as tracked with them, with `video_rgb_hwc`.
+
+        Returns:
+            Tracks to stop from the next frame on: started ones whose mask is empty, does not fit the box or is another's, and the old
+            tracks of objects that came back.
+        """
+        regions = self._own(regions_of(seen))
+        fresh = {track: _sighting(seen, regions[track.number], self._boxes[track.number]) for track in self._distinct(regions)}
+        returned = self._returns(fresh, regions)
+        replaced = [track.number for track in self._live.values() if track.known in returned.values()]
+        for track, now in fresh.items():
+            track.known = returned.get(track)
+            if track.known is None:
+                track.known = self._new_object(track.label, now)
+            else:
+                track.known.appearance.learn(now)
+            track.known.tracks.append(track.number)
+        return self._stop([track.number for track in self._live.values() if track.known is None] + replaced)
+
+    def observe(self, seen: FrameResult) -> tuple[int, ...]:
+        """Note which tracks are in a frame; call it for every frame, after `settle` where there is one.
+
+        Returns:
+            Tracks to stop from the next frame on: unseen for `max_lost` frames.
+        """
+        for track, mask, presence in zip(seen.object_ids, seen.masks, seen.presence, strict=True):
+            if track in self._live and presence > 0 and mask.any():
+                self._live[track].last_seen = seen.frame_index
+        lost = [track.number for track in self._live.values() if seen.frame_index - track.last_seen >= self.rules.max_lost]
+        return self._stop(lost)
+
+    def public(self, seen: FrameResult) -> FrameResult:
+        """Return a result with the objects' ids for the tracks' numbers, without tracks that were stopped; nothing is copied otherwise."""
+        kept = [position for position, track in enumerate(seen.object_ids) if track in self._live]
+        ids = tuple(self._known(seen.object_ids[position]).object_id for position in kept)
+        if len(kept) == len(seen.object_ids):
+            return replace(seen, object_ids=ids)
+        return replace(
+            seen,
+            object_ids=ids,
+            masks=seen.masks[kept],
+            ious=seen.ious[kept],
+            presence=seen.presence[kept],
+            logits=None if seen.logits is None else seen.logits[kept],
+        )
+
+    def _own(self, regions: Regions) -> Regions:
+        """Leave out tracks that were stopped."""
+        return {track: region for track, region in regions.items() if track in self._live}
+
+    def _known(self, track: int) -> KnownObject:
+        known = self._live[track].known
+        if known is None:
+            raise ValueError(f"track {track} is not settled: call settle after plan")
+        return known
+
+    def _stop(self, tracks: Collection[int]) -> tuple[int, ...]:
+        for track in tracks:
+            self._live.pop(track, None)
+        return tuple(dict.fromkeys(tracks))
+
+    def _twins(self, regions: Regions, seen: FrameResult) -> list[int]:
+        """Return the tracks that left their object for another's: of two that cover the same pixels that whose object is less like them."""
+        strays = []
+        for pair in combinations(regions, 2):
+            if regions[pair[0]].iou(regions[pair[1]]) >= self.rules.same_mask:
+                shown = {track: _sighting(seen, regions[track], regions[track].box_xyxy_px) for track in pair}
+                strays.append(min(pair, key=lambda track: (self._known(track).appearance.likeness(shown[track]), -track)))
+        return strays
+
+    def _has_spread(self, region: Region, own: int, found: Sequence[Detection], kept: Sequence[int]) -> bool:
+        """Tell whether a mask covers another object beside its own: too much lies outside its box, and mostly in another one."""
+        inner, outer = region.split(found[own].box_xyxy_px)
+        if inner.area_px >= self.rules.inside * region.area_px:
+            return False
+        return any(share_inside(found[i].box_xyxy_px, outer) >= _CLAIMED for i in kept if i != own)
+
+    def _match(self, found: Sequence[Detection], kept: Sequence[int], regions: Regions) -> dict[int, int]:
+        """Return track -> position in `found`, one to one, with the largest sum of affinities."""
+        tracks = list(regions)
+        fit = np.zeros((len(tracks), len(kept)))
+        for row, track in enumerate(tracks):
+            for column, position in enumerate(kept):
+                if found[position].label == self._live[track].label:
+                    fit[row, column] = affinity(found[position].box_xyxy_px, regions[track])
+        fit[fit < self.rules.same_object] = 0
+        return {tracks[row]: kept[column] for row, column in assign(fit)}
+
+    def _covered(self, one: Detection, regions: Regions) -> bool:
+        """Tell whether a box that is no track's only holds what is tracked."""
+        inner = [
+            region
+            for track, region in regions.items()
+            if self._live[track].label == one.label and share_inside(one.box_xyxy_px, region) >= self.rules.inside
+        ]
+        return span(one.box_xyxy_px, inner) >= self.rules.covered
+
+    def _make_room(self, wanted: int, regions: Regions) -> tuple[int, ...]:
+        """Stop tracks that are not seen, the longest unseen first, as far as new ones need their place."""
+        unseen = sorted((track for track in self._live.values() if track.number not in regions), key=lambda track: track.last_seen)
+        lacking = max(0, wanted - (self.max_objects - len(self._live)))
+        return self._stop([track.number for track in unseen[:lacking]])
+
+    def _open(self, one: Detection, frame: int, renews: KnownObject | None) -> Start:
+        self._numbers += 1
+        self._live[self._numbers] = _Track(self._numbers, one.label, one.score, last_seen=frame, renews=renews)
+        self._boxes[self._numbers] = one.box_xyxy_px
+        return Start(self._numbers, one.box_xyxy_px)
+
+    def _distinct(self, regions: Regions) -> list[_Track]:
+        """Return the started tracks that have a mask of their own, the best scored first."""
+        present = [track for track in self._live.values() if track.number in regions]
+        others = [track for track in present if track.known is not None]
+        fresh: list[_Track] = []
+        for track in sorted((track for track in present if track.known is None), key=lambda track: -track.score):
+            fits = affinity(self._boxes[track.number], regions[track.number]) >= self.rules.fit
+            if fits and not self._repeats(track, others + fresh, regions):
+                fresh.append(track)
+        return fresh
+
+    def _repeats(self, track: _Track, others: Sequence[_Track], regions: Regions) -> bool:
+        """Tell whether a mask is another's, or a part of what tracks with its label cover."""
+        region = regions[track.number]
+        if any(region.iou(regions[other.number]) >= self.rules.same_mask for other in others):
+            return True
+        return region.share_under([self._held(other, regions) for other in others if other.label == track.label]) >= self.rules.inside
+
+    def _held(self, track: _Track, regions: Regions) -> Region:
+        """Return what a track covers, inside its box where it has one on this frame: the rest may be another object's."""
+        box = self._boxes.get(track.number)
+        return regions[track.number] if box is None else regions[track.number].split(box)[0]
+
+    def _returns(self, fresh: Mapping[_Track, Sighting], regions: Regions) -> dict[_Track, KnownObject]:
+        """Return whose the started tracks are that look like an object with their label that is not in the frame."""
+        present = {track.known for track in self._live.values() if track.number in regions}
+        away = [known for known in self.objects.values() if known not in present]
+        alike = np.zeros((len(fresh), len(away)))
+        for row, (track, now) in enumerate(fresh.items()):
+            for column, known in enumerate(away):
+                if known is track.renews or (
+                    known.label == track.label and similarity(known.appearance.look, now.look) >= self.rules.same_look
+                ):
+                    alike[row, column] = known.appearance.likeness(now)
+        tracks = list(fresh)
+        return {tracks[row]: away[column] for row, column in assign(alike)}
+
+    def _new_object(self, label: str, first: Sighting) -> KnownObject:
+        known = KnownObject(len(self.objects) + 1, label, Appearance(first))
+        self.objects[known.object_id] = known
+        return known
+
+
+def distinct_boxes(found: Sequence[Detection], same_box: float) -> list[int]:
+    """Return the positions of the boxes that no better one with the same label repeats (greedy non-maximum suppression), the best first.
+
+    Args:
+        found: boxes, in any order.
+        same_box: IoU from which on a box repeats another.
+    """
+    kept: list[int] = []
+    for i in sorted(range(len(found)), key=lambda i: -found[i].score):
+        better = (found[j] for j in kept if found[j].label == found[i].label)
+        if not any(box_iou(one.box_xyxy_px, found[i].box_xyxy_px) >= same_box for one in better):
+            kept.append(i)
+    return kept
+
+
+def assign(fit: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Return the pairs (row, column), one to one, that together fit best.
+
+    Args:
+        fit: (rows, columns) float64, 0 for what is no pair; either may be 0.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    pairs = zip(*linear_sum_assignment(fit, maximize=True), strict=True)
+    return [(int(row), int(column)) for row, column in pairs if fit[row, column] > 0]
+
+
+def _sighting(seen: FrameResult, region: Region, box_xyxy_px: Box) -> Sighting:
+    if seen.video_rgb_hwc is None:
+        raise ValueError(f"frame {seen.frame_index} comes without its picture: propagate with keep_video")
+    return Sighting(seen.frame_index, box_xyxy_px, look_of(seen.video_rgb_hwc, region))

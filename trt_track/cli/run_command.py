@@ -101,7 +101,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     with ExitStack() as stack:
         clip = stack.enter_context(open_video(source))
         asked = [] if finding.asked else list(read_all_prompts(box, point, mask, prompts))
-        if asked:
+        if not finding.asked:
             check_prompts(
                 merge_prompts(asked), width=clip.info.width, height=clip.info.height, frame_count=clip.info.frame_count, reverse=reverse
             )

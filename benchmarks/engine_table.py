@@ -12,31 +12,24 @@ deleted before the next. Exit code 1 when anything failed.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Final
-from unittest import mock
+from typing import Annotated, Any
 
 import typer
+from compilation import FAILURES, FLAVOUR, build_engine, engines_table, onnx_sizes, timed
 from machine import Report
 from material import random_bundle
 from rich.console import Console
-from rich.table import Table
+from worker import Send, messages
 
 from trt_track.engines.bundle import Bundle
-from trt_track.engines.tensorrt_builder import build_engines
-from trt_track.errors import TrtTrackError
 from trt_track.export.catalogue import CATALOGUE, find_model
 from trt_track.specs import Limits
-
-FLAVOUR: Final = "tensorrt-rtx"
 
 Models = Annotated[str, typer.Option(help="Models of the catalogue with commas between, or `all`.")]
 Size = Annotated[int, typer.Option(help="Side in pixels of the square that the model sees.")]
@@ -84,53 +77,33 @@ def _model_row(order: Order) -> dict[str, Any]:
     """Work on one model in a process of its own and collect what it says."""
     row: dict[str, Any] = {"model": order.model, "export": None, "engines": [], "failures": []}
     started = time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
     # The folder is ours, so that it goes away even when the process dies.
     with TemporaryDirectory(prefix="engine-table-", dir=order.work) as folder:
-        worker = context.Process(target=_work, args=(replace(order, work=Path(folder)), sender))
-        worker.start()
-        sender.close()
-        for kind, content in _received(receiver):
+        for kind, content in messages(_work, replace(order, work=Path(folder))):
             if kind == "export":
                 row["export"] = content
             else:
                 row[kind].append(content)
-        worker.join()
-    if worker.exitcode:
-        row["failures"].append({"step": "process", "reason": f"it ended with exit code {worker.exitcode}"})
     row["total_s"] = round(time.perf_counter() - started, 1)
     return row
 
 
-def _received(receiver: Connection) -> Iterator[tuple[str, Any]]:
-    while True:
-        try:
-            yield receiver.recv()
-        except EOFError:
-            return
-
-
-def _work(order: Order, sender: Connection) -> None:
+def _work(order: Order, send: Send) -> None:
     """Export and build one model, and send rows as they come."""
     if order.work is None:
         raise ValueError("the folder was not made")
     try:
-        sender.send(("export", _export(order, order.work)))
-    except (TrtTrackError, RuntimeError, MemoryError) as error:
-        sender.send(("failures", {"step": "export", "reason": str(error)}))
+        send("export", _export(order, order.work))
+    except FAILURES as error:
+        send("failures", {"step": "export", "reason": str(error)})
         return
     bundle = Bundle.open(order.work / f"{order.model}-{order.size}-fp16")
     for target in order.targets:
-        for graph, record in bundle.manifest.graphs.items():
-            # One graph at a time, so that one that fails does not hide those after it.
-            alone = Bundle(bundle.folder, replace(bundle.manifest, graphs={graph: record}))
+        for graph in bundle.manifest.graphs:
             try:
-                (built,) = build_engines(alone, flavour=FLAVOUR, targets=[target], limits=Limits(objects=order.objects))
-                engine = {"graph": graph, "target": target, "build_s": built.build_s, "mb": round(built.engine.bytes / 1e6, 3)}
-                sender.send(("engines", engine))
-            except (TrtTrackError, RuntimeError, MemoryError) as error:
-                sender.send(("failures", {"step": "build", "graph": graph, "target": target, "reason": str(error)}))
+                send("engines", build_engine(bundle, graph, target, Limits(objects=order.objects)))
+            except FAILURES as error:
+                send("failures", {"step": "build", "graph": graph, "target": target, "reason": str(error)})
 
 
 def _export(order: Order, folder: Path) -> dict[str, Any]:
@@ -138,29 +111,13 @@ def _export(order: Order, folder: Path) -> dict[str, Any]:
     spent: dict[str, dict[str, float]] = defaultdict(dict)
     started = time.perf_counter()
     with ExitStack() as stack:
-        stack.enter_context(_timed("trt_track.export.tracing.trace", spent["trace_s"], graph_argument=1))
-        stack.enter_context(_timed("trt_track.parity.graph_check.check_file", spent["check_s"], graph_argument=1))
+        stack.enter_context(timed("trt_track.export.tracing.trace", spent["trace_s"], graph_argument=1))
+        stack.enter_context(timed("trt_track.parity.graph_check.check_file", spent["check_s"], graph_argument=1))
         bundle = Bundle.open(random_bundle(order.model, order.size, folder, precision="fp16"))
     seconds = time.perf_counter() - started
-    sizes = {name: round(sum(file.bytes for file in record.files) / 1e6, 3) for name, record in bundle.manifest.graphs.items()}
+    sizes = onnx_sizes(bundle)
     totals = {key: round(sum(by_graph.values()), 1) for key, by_graph in spent.items()}
     return {"seconds": round(seconds, 1), **totals, "onnx_mb": round(sum(sizes.values()), 3), "onnx_mb_by_graph": sizes, "by_graph": spent}
-
-
-@contextmanager
-def _timed(name: str, seconds: dict[str, float], *, graph_argument: int) -> Iterator[None]:
-    """Note the seconds that each call of a function took under the name of the graph that is one of its arguments."""
-    module, _, function = name.rpartition(".")
-    original: Callable[..., Any] = getattr(__import__(module, fromlist=[function]), function)
-
-    def timed(*args: Any, **options: Any) -> Any:
-        started = time.perf_counter()
-        result = original(*args, **options)
-        seconds[args[graph_argument].name] = round(time.perf_counter() - started, 2)
-        return result
-
-    with mock.patch(name, timed):
-        yield
 
 
 def _print(row: dict[str, Any]) -> None:
@@ -170,12 +127,7 @@ def _print(row: dict[str, Any]) -> None:
             f"{row['model']}: export {export['seconds']:.1f} s (tracing {export['trace_s']:.1f}, checking {export['check_s']:.1f}), "
             f"ONNX {export['onnx_mb']:.1f} MB, all {row['total_s']:.0f} s"
         )
-    targets = list(dict.fromkeys(engine["target"] for engine in row["engines"]))
-    table = Table("graph", *(f"{target} s, MB" for target in targets), box=None, pad_edge=False)
-    for graph in dict.fromkeys(engine["graph"] for engine in row["engines"]):
-        found = {engine["target"]: f"{engine['build_s']:.1f}, {engine['mb']:.1f}" for engine in row["engines"] if engine["graph"] == graph}
-        table.add_row(graph, *(found.get(target, "failed") for target in targets))
-    console.print(table)
+    console.print(engines_table(row["engines"]))
     for failure in row["failures"]:
         console.print(f"FAILED: {failure}")
 

@@ -82,6 +82,7 @@ class NoOpSession:
     device = "nothing"
     max_batch = 16
     max_objects: int | None = None
+    max_frames: int | None = None
     max_video_side: int | None = None
 
     def __init__(self, specs: Mapping[str, GraphSpec]) -> None:
@@ -101,6 +102,8 @@ class NoOpSession:
     def copy(self, target: np.ndarray, source: np.ndarray) -> None: ...
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None: ...
+
+    def memory(self) -> None: ...
 
     def close(self) -> None: ...
 

@@ -24,6 +24,7 @@ _PACKAGES: Final = {
     "torch": ("torch",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
     "sam2": ("sam2",),
+    "transformers": ("transformers",),
     "tensorrt_rtx": ("tensorrt-rtx-cu13",),
     "numpy": ("numpy",),
 }

@@ -45,9 +45,10 @@ def box_prompts(objects: int, *, width: int, height: int) -> list[Prompt]:
 def random_predictor(model: str, size: int) -> Any:
     """Return upstream's `SAM2VideoPredictor` with the random weights that `random_bundle` exports."""
     from trt_track.cli.export_command import load_weights
+    from trt_track.export.local_models import config_of
     from trt_track.export.upstream import build_model
 
-    predictor = build_model(model, size)
+    predictor = build_model(config_of(model), size)
     load_weights(predictor, None, SEED)
     return predictor
 
@@ -59,4 +60,21 @@ def random_bundle(model: str, size: int, folder: Path, *, precision: str = "fp32
     target = folder / f"{model}-{size}-{precision}"
     with redirect_stdout(StringIO()):  # it prints the folder
         export(model, random_weights=SEED, size=size, precision=precision, out=target)
+    return target
+
+
+def random_detector(model: str, frame: str, folder: Path, *, precision: str = "fp32") -> Path:
+    """Export a Grounding DINO with random weights as `trt-track export-detector` does, its check included, and return the bundle's folder.
+
+    Args:
+        model: `grounding-dino-tiny` or `grounding-dino-base`.
+        frame: height and width of its frames in pixels, like "800x1333".
+        folder: where the bundle's folder is made; what is there is replaced.
+        precision: "fp32" or "fp16".
+    """
+    from trt_track.cli.export_detector_command import export_detector
+
+    target = folder / f"{model}-{frame}-{precision}"
+    with redirect_stdout(StringIO()):  # it prints the folder
+        export_detector(model, random_weights=SEED, frame=frame, precision=precision, out=target, overwrite=True)
     return target

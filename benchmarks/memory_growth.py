@@ -14,9 +14,7 @@ the slope is told in MB per frame. Both grow with `--size` squared, upstream's a
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,20 +24,16 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import av
-import numpy as np
-import psutil
 import typer
 from machine import Report
 from material import SEED, box_prompts, clip_path, random_bundle
 from rich.console import Console
 from rich.table import Table
+from watched import watch
 
 from trt_track.runtime.video import open_video
 
 SAVES: Final = ("jsonl", "video,jsonl,png")
-_POLL_S: Final = 0.02
-_CURVE: Final = 20
-"""Samples of the resident memory that the JSON keeps of each run."""
 
 Model = Annotated[str, typer.Option(help="A model of the catalogue.")]
 Size = Annotated[int, typer.Option(help="Side in pixels of the square that the model sees.")]
@@ -150,40 +144,6 @@ def _endless(source: Path) -> Iterator[av.VideoFrame]:
     while True:
         with av.open(str(source)) as container:
             yield from container.decode(video=0)
-
-
-def watch(command: list[str]) -> dict[str, Any]:
-    """Run a command to its end and return what its memory was.
-
-    Raises:
-        SystemExit: the command failed.
-    """
-    started, samples, peak = time.perf_counter(), [], 0
-    with TemporaryDirectory() as folder, (Path(folder) / "log").open("w+", encoding="utf-8") as log:
-        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
-        while process.poll() is None:
-            status = _status_bytes(process.pid)
-            if "VmRSS" in status:
-                samples.append(status["VmRSS"])
-                peak = max(peak, status["VmHWM"])
-            time.sleep(_POLL_S)
-        log.seek(0)
-        if process.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with exit code {process.returncode}:\n{log.read()[-2000:]}")
-    curve = [samples[i] / 1e6 for i in np.linspace(0, len(samples) - 1, _CURVE, dtype=int)]
-    # Over the last tenth, since the very last samples are of a process that frees everything.
-    late = float(np.median(samples[-max(len(samples) // 10, 1) :])) / 1e6
-    return {"peak_mb": peak / 1e6, "resident_late_mb": late, "seconds": time.perf_counter() - started, "resident_mb": curve}
-
-
-def _status_bytes(pid: int) -> dict[str, int]:
-    """Return VmHWM and VmRSS; nothing when the process has gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    values = dict(line.split(":", 1) for line in lines if line.startswith(("VmHWM", "VmRSS")))
-    return {name: int(value.split()[0]) * 1024 for name, value in values.items()}
 
 
 def growth(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ SIDES: Final = ("trt_track", "upstream")
 Masks = list[np.ndarray]
 """(B, H, W) bool of each frame."""
 
-Model = Annotated[str, typer.Option(help="A model of the catalogue.")]
+Model = Annotated[str, typer.Option(help="A model of the catalogue, or pico with --size 256.")]
 Size = Annotated[int, typer.Option(help="Side in pixels of the square that the model sees.")]
 Objects = Annotated[str, typer.Option(help="Numbers of objects, with commas between; at most 16.")]
 Frames = Annotated[int, typer.Option(min=10, help="Frames of the clip.")]

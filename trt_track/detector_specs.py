@@ -30,6 +30,8 @@ class DetectorSpec:
     """Tokens of a prompt at most [max_text_len]."""
     delimiters: tuple[int, ...] = (101, 102, 1012, 1029)
     """Tokens that end a phrase: the prompt's beginning and end, full stop, question mark."""
+    box_threshold: float = 0.35
+    """Least probability of a box's best token, where the user names none; this one is upstream's demonstration's."""
 
 
 def detector_graph_specs(detector: DetectorSpec) -> dict[str, GraphSpec]:

@@ -12,7 +12,7 @@ from trt_track.cli import demo_clips
 from trt_track.cli.demo_clips import REAL_FRAMES, REAL_PROMPT, TruthScore, draw_clip
 from trt_track.cli.package_file import package_file
 from trt_track.runtime.results import FrameResult
-from trt_track.scenes.demonstration import FRAME_RATE, FRAMES, SIZE_WH, demonstration_scene
+from trt_track.scenes.demonstration import FRAME_RATE, FRAMES, PHRASES, SIZE_WH, demonstration_scene
 
 
 @pytest.fixture
@@ -38,8 +38,9 @@ def without(monkeypatch):
 
 
 def test_both_clips_are_tracked_and_told(demo, tmp_path):
-    done = demo("--frames", 4, "--threads", 1)
+    done = demo("--frames", 4, "--threads", 1, bundle=("--model", "pico"))
     assert done.code == 0
+    assert 'looking for "checked square. red blob. yellow star."' in done.err
     scene, bikes = done.out.splitlines()
     assert scene.startswith(f"{tmp_path}/demo/scene/tracked.mp4 (4 frames, 3 objects, ")
     assert " frames a second, mean IoU 0." in scene
@@ -51,7 +52,7 @@ def test_both_clips_are_tracked_and_told(demo, tmp_path):
     assert [line["frame"] for line in read_lines(tmp_path / "demo" / "bikes")] == [76, 77, 78, 79]
     assert set().union(*ids_by_frame(tmp_path / "demo" / "scene").values()) <= {1, 2, 3}
     run = json.loads((tmp_path / "demo" / "scene" / "run.json").read_text())
-    assert [prompt["object"] for prompt in run["settings"]["prompts"]] == [1, 2, 3]
+    assert sorted(one["label"] for one in run["objects"]) == sorted(PHRASES)
     assert run["settings"]["source"] == f"{tmp_path}/demo/scene.mp4"
 
 
@@ -132,15 +133,13 @@ class TestScene:
         assert np.abs(first - last).mean() > 20
 
 
-def test_the_clip_shows_the_scene_and_its_boxes_fit(tmp_path):
+def test_the_clip_shows_the_scene_and_its_truth_has_every_object(tmp_path):
     progress = []
     clip = draw_clip(tmp_path / "scene.mp4", 2, lambda done, total: progress.append((done, total)))
     assert progress == [(1, 2), (2, 2)]
-    assert read_movie(clip.path).frames == 2
-    assert [prompt.object_id for prompt in clip.prompts] == [1, 2, 3]
-    for prompt in clip.prompts:
-        x0, y0, x1, y1 = prompt.box_xyxy_px.astype(int)
-        assert (clip.truth[0] == prompt.object_id)[y0:y1, x0:x1].sum() == (clip.truth[0] == prompt.object_id).sum()
+    movie = read_movie(clip.path)
+    assert movie.frames == len(clip.truth) == 2
+    assert np.unique(clip.truth[1]).tolist() == [0, 1, 2, 3]
 
 
 def test_the_real_prompt_lies_in_the_real_clip():
@@ -156,11 +155,12 @@ class TestScore:
     TRUTH = np.array([[1, 1, 2, 0]], np.uint8)
     GONE = np.array([[0, 0, 2, 2]], np.uint8)
 
-    def result(self, index, **rows):
-        ids = tuple(int(name[1:]) for name in rows)
-        masks = np.array(list(rows.values()), bool).reshape(len(ids), 1, 4)
-        numbers = np.zeros(len(ids), np.float32)
-        return FrameResult(index, 0.0, ids, masks, numbers, numbers)
+    def result(self, index, *, first=None, second=None):
+        """A frame with the thing named first and the one named second."""
+        rows = {phrase: mask for phrase, mask in zip(PHRASES, (first, second), strict=False) if mask is not None}
+        masks = np.array(list(rows.values()), bool).reshape(len(rows), 1, 4)
+        numbers = np.zeros(len(rows), np.float32)
+        return FrameResult(index, 0.0, tuple(range(5, 5 + len(rows))), masks, numbers, numbers, labels=tuple(rows))
 
     def mean(self, *results):
         score = TruthScore([self.TRUTH, self.TRUTH, self.GONE])
@@ -170,13 +170,13 @@ class TestScore:
 
     def test_nothing_compared(self):
         assert self.mean() is None
-        assert self.mean(self.result(0, _1=[1, 1, 0, 0], _2=[0, 0, 1, 0])) is None  # the prompted frame
+        assert self.mean(self.result(0, first=[1, 1, 0, 0], second=[0, 0, 1, 0])) is None
 
     def test_equal_half_and_missed(self):
-        assert self.mean(self.result(1, _1=[1, 1, 0, 0], _2=[0, 0, 1, 0])) == 1
-        assert self.mean(self.result(1, _1=[1, 0, 0, 0], _2=[0, 0, 1, 1])) == 0.5
-        assert self.mean(self.result(1, _1=[1, 1, 0, 0])) == 0.5
+        assert self.mean(self.result(1, first=[1, 1, 0, 0], second=[0, 0, 1, 0])) == 1
+        assert self.mean(self.result(1, first=[1, 0, 0, 0], second=[0, 0, 1, 1])) == 0.5
+        assert self.mean(self.result(1, first=[1, 1, 0, 0])) == 0.5
 
     def test_an_absent_object_counts_only_when_it_is_found(self):
-        assert self.mean(self.result(2, _1=[0, 0, 0, 0], _2=[0, 0, 1, 1])) == 1
-        assert self.mean(self.result(2, _1=[1, 0, 0, 0], _2=[0, 0, 1, 1])) == 0.5
+        assert self.mean(self.result(2, first=[0, 0, 0, 0], second=[0, 0, 1, 1])) == 1
+        assert self.mean(self.result(2, first=[1, 0, 0, 0], second=[0, 0, 1, 1])) == 0.5

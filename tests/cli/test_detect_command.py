@@ -75,7 +75,7 @@ class TestDetect:
         ("options", "message"),
         [
             ((), "nothing to detect: say what with --text"),
-            (("--text", "cat."), "a detector for text prompts is neither a folder nor in "),
+            (("--text", "cat."), "grounding-dino-pico has no token for 'cat': it knows only red, "),
             (("--detector", "no-such"), "no-such is neither a folder nor in "),
             (("--detector", "YOLO", "--text", "cat."), "YOLO is no detector for text prompts"),
             (("--detector", "YOLO", "--classes", "persn"), "YOLO/detector.onnx knows no class 'persn'"),

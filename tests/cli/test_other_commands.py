@@ -36,6 +36,37 @@ def test_models_list_names_every_model(cli, tmp_path, monkeypatch):
         assert str(model.sha256) in row
 
 
+def test_models_list_names_every_detector(cli, tiny_detector, tmp_path, monkeypatch):
+    from trt_track.cli.detector_choice import OFFICIAL_DETECTORS
+    from trt_track.engines.library import detector_folder
+    from trt_track.export.grounding_dino import HUB_MODELS
+
+    monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path))
+    assert set(OFFICIAL_DETECTORS) == set(HUB_MODELS)
+    for name, frame_hw in (("grounding-dino-tiny", (544, 960)), ("grounding-dino-tiny", (800, 1333)), ("small", (96, 130))):
+        place = detector_folder(name, frame_hw, "fp32")
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(tiny_detector)
+    rows = {line.split()[0]: line.rstrip() for line in cli("models", "list").out.splitlines() if line}
+    assert rows["grounding-dino-tiny"].split()[1:3] == ["172", "M"]
+    assert rows["grounding-dino-tiny"].endswith("800x1333 fp32, 544x960 fp32")
+    assert rows["grounding-dino-base"].endswith("no: trt-track export-detector grounding-dino-base")
+    assert rows["small"].endswith("96x130 fp32")
+
+
+def test_official_detectors_have_as_many_weights_as_the_list_says():
+    import torch
+    from transformers import GroundingDinoForObjectDetection
+
+    from trt_track.cli.detector_choice import OFFICIAL_DETECTORS
+    from trt_track.export.grounding_dino import official_config
+
+    for name, weights in OFFICIAL_DETECTORS.items():
+        with torch.device("meta"):
+            model = GroundingDinoForObjectDetection(official_config(name))
+        assert sum(weight.numel() for weight in model.parameters()) == weights
+
+
 def test_models_list_shows_the_embedded_model(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path))
     row = next(line.split() for line in cli("models", "list").out.splitlines() if line.startswith("pico"))
@@ -177,6 +208,43 @@ class TestParity:
         assert "comparisons failed" in done.stdout.splitlines()[-1]
         failed = {row["case"].split()[0] for row in json.loads(report.read_text())["graphs"] if not row["passed"]}
         assert failed == {graph}
+
+    def test_sound_detector(self, tiny_detector, detector_folder, carphone, tmp_path):
+        report = tmp_path / "parity.json"
+        asked = ("parity", tiny_detector, "--weights", detector_folder, "--text", "red car. dog.")
+        done = run_process(*asked, "--clip", carphone, "--frames", 3, "--json", report)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.endswith("equal to upstream\n")
+        content = json.loads(report.read_text())
+        assert [row["frame"] for row in content["frames"]] == [0, 60, 119]
+        assert {row["text"] for row in content["frames"]} == {"red car. dog."}
+        assert all(row["passed"] and row["logits"] < 2e-3 for row in content["frames"])
+        assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["0", "60", "119"]
+
+    def test_wrong_detector_is_caught(self, tiny_detector, detector_folder, tmp_path):
+        bundle = shutil.copytree(tiny_detector, tmp_path / "bundle")
+        perturb(bundle, "detector", 1.05)
+        done = run_process("parity", bundle, "--weights", detector_folder)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.stdout.splitlines()[-1] == "1 of 1 comparisons failed"
+        assert "FAILED" in done.stdout
+
+    def test_refusals_of_a_detector(self, cli, tiny_bundle, tiny_detector, detector_folder, tmp_path):
+        assert cli("parity", tiny_detector).error == (
+            f"{tiny_detector} was exported from a folder called small: give it with --weights FOLDER"
+        )
+        assert cli("parity", tiny_detector, "--case", "box").error == (
+            f"{tiny_detector} holds a detector, for which --case says nothing: leave it out"
+        )
+        assert cli("parity", tiny_bundle, "--text", "cat.").error == (
+            f"{tiny_bundle} holds a tracker, for which --text says nothing: leave it out"
+        )
+        assert "lacks config.json" in cli("parity", tiny_detector, "--weights", tmp_path).error
+        other = shutil.copytree(detector_folder, tmp_path / "other")
+        weights = bytearray((other / "model.safetensors").read_bytes())
+        weights[-1] ^= 1
+        (other / "model.safetensors").write_bytes(weights)
+        assert "is not what the bundle was exported from: its SHA-256 is" in cli("parity", tiny_detector, "--weights", other).error
 
     def test_refusals(self, cli, tiny_bundle, small_config, tmp_path):
         unknown = cli("parity", tiny_bundle).error

@@ -66,7 +66,9 @@ def test_everything_is_written_and_agrees(track, tiny_bundle, bikes):
 
 
 def test_run_json_tells_what_was_run(track, tiny_bundle, bikes):
-    track("--box", BOX, "--point", "1:300,100", "--point", "2@2:30,40,0", "--point", "2@2:50,40", "--max-objects", 3)
+    track(
+        "--box", BOX, "--point", "1:300,100", "--point", "2@2:30,40,0", "--point", "2@2:50,40", "--max-objects", 3, "--max-conditioning", 2
+    )
     run = json.loads((track.out / "run.json").read_text())
 
     assert set(run) == {"trt_track", "started_at", "settings", "clip", "bundle", "timings", "frames_written"}
@@ -76,6 +78,7 @@ def test_run_json_tells_what_was_run(track, tiny_bundle, bikes):
         "max_frames": 3,
         "save": ["jsonl"],
         "max_objects": 3,
+        "max_conditioning": 2,
         "backend": "onnxruntime-cpu",
         "backend_version": onnxruntime.__version__,
         "device": "CPU",
@@ -93,6 +96,13 @@ def test_run_json_tells_what_was_run(track, tiny_bundle, bikes):
     }
     assert run["timings"]["frames"] == run["frames_written"] == 3
     assert run["timings"]["tracking_s"] <= run["timings"]["total_s"]
+
+
+def test_more_conditioning_frames_than_there_is_room_for_are_refused(track):
+    done = track("--box", BOX, "--max-conditioning", 5)
+    assert done.code == 2
+    assert done.error.startswith("5 conditioning frames of each object are not possible with small: give --max-conditioning")
+    assert not track.out.exists()
 
 
 def test_mask_file_is_the_mask_of_its_frame(track, tmp_path):

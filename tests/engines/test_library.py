@@ -4,7 +4,16 @@ from test_backends import FULL, RTX, add_engines, machine
 
 from trt_track.engines import library as library_module
 from trt_track.engines.backends import CPU
-from trt_track.engines.library import CACHE_VARIABLE, OFFICIAL, best_bundle, bundle_folder, find_bundle, library_bundles
+from trt_track.engines.library import (
+    CACHE_VARIABLE,
+    OFFICIAL,
+    best_bundle,
+    bundle_folder,
+    detector_folder,
+    find_bundle,
+    library_bundles,
+    library_detectors,
+)
 from trt_track.errors import BundleError
 from trt_track.models import PICO_BUNDLE
 
@@ -27,6 +36,23 @@ def build(name, size, precision, flavour=RTX, version="1.7"):
     folder = bundle_folder(name, size, precision)
     add_engines(tiny.write_bundle(folder, tiny.FRAME), flavour, version)
     return folder
+
+
+def test_detectors_are_no_trackers_and_the_better_ones_come_first(library):
+    make("small", 128, "fp32")
+    for name, frame_hw, precision in (
+        ("b", (544, 960), "fp32"),
+        ("b", (800, 1333), "fp16"),
+        ("b", (800, 1333), "fp32"),
+        ("a-1", (64, 64), "fp16"),
+    ):
+        folder = detector_folder(name, frame_hw, precision)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text("{}")
+    (library / "unfinished-64x64-fp32").mkdir()
+    found = [(one.model, one.frame_hw, one.precision) for one in library_detectors()]
+    assert found == [("a-1", (64, 64), "fp16"), ("b", (800, 1333), "fp32"), ("b", (544, 960), "fp32"), ("b", (800, 1333), "fp16")]
+    assert [bundle.model for bundle in library_bundles()] == ["small", "pico"]
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path):

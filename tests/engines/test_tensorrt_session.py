@@ -7,6 +7,7 @@ from fake_tensorrt import FakeEngine, FakeTensorRT
 from trt_track.engines.device_memory import DeviceArray, UploadRing
 from trt_track.engines.engine_record import EngineFolder, EngineRecord
 from trt_track.engines.file_record import FileRecord
+from trt_track.engines.host_memory import MemoryState
 from trt_track.engines.profiles import graph_profile
 from trt_track.engines.tensorrt_door import TensorRT
 from trt_track.engines.tensorrt_session import TensorRTSession
@@ -97,7 +98,8 @@ def test_a_graph_runs_on_arrays_bound_by_name(session):
     inputs, outputs, expected = sum_arrays(session)
     session.run("memory_sum", inputs, outputs)
     np.testing.assert_array_equal(session.download(outputs["total"]), expected)
-    assert (session.max_batch, session.max_objects, session.max_video_side) == (4, 4, 320)
+    assert (session.max_batch, session.max_objects, session.max_frames, session.max_video_side) == (4, 4, 1, 320)
+    assert session.memory() == MemoryState(held=0, peak=0, available=8 << 30)
     assert (session.version, session.device) == ("1.2.3", "Fake RTX")
     assert session.backend == "tensorrt-rtx"
     assert list(session.specs) == ["memory_sum", "upscale"]

@@ -24,6 +24,7 @@ class Call:
 class FakeSession:
     max_batch: int = 4
     max_objects: int | None = None
+    max_frames: int | None = None
     max_video_side: int | None = None
     backend: str = "fake"
     version: str = "0"
@@ -97,6 +98,9 @@ class FakeSession:
         rows = np.arange(height) * inputs["mask_logits"].shape[2] // height
         columns = np.arange(width) * inputs["mask_logits"].shape[3] // width
         outputs["mask"][...] = inputs["mask_logits"][:, 0][:, rows][:, :, columns] > 0
+
+    def memory(self) -> None:
+        return None
 
     def close(self) -> None:
         self.closed = True

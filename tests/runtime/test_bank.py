@@ -1,13 +1,13 @@
 """The memory bank's books against upstream's rule, written down anew with every frame kept for ever."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trt_track.errors import PromptError
-from trt_track.runtime.bank import MemoryBank, SlotPool
+from trt_track.errors import ModelError, PromptError
+from trt_track.runtime.bank import MemoryBank, SlotPool, conditioning_limits, most_conditioning
 from trt_track.specs import Limits, ModelSpec
 
 
@@ -156,13 +156,18 @@ def test_recall_is_upstreams_rule(model, history, repeats, more, reverse):
 @settings(max_examples=100, deadline=None)
 @given(
     most=st.sampled_from([2, 3, 4]),
+    limited=st.booleans(),
     signed=st.booleans(),
     corrected=st.lists(st.booleans(), min_size=10, max_size=50),
     reverse=st.booleans(),
 )
-def test_corrections_that_condition_follow_upstreams_selection(most, signed, corrected, reverse):
+def test_corrections_that_condition_follow_upstreams_selection(most, limited, signed, corrected, reverse):
+    """Whether the model states the number or whoever tracks does, for whom the bank is smaller too."""
     model = model_of(corrections_condition=True, max_conditioning=most, signed_pointer_age=signed)
-    story = Story(model, Limits(objects=1), len(corrected) + 1, reverse=reverse)
+    limits = conditioning_limits(model, 1, most if limited else None)
+    story = Story(model, limits, len(corrected) + 1, reverse=reverse)
+    if limited:
+        story.bank = MemoryBank(replace(model, max_conditioning=-1), limits, story.frame_count, reverse=reverse)
     for position, correct in enumerate([False, *corrected]):
         happening = {1: "correct" if correct else "start"}
         story.step(len(corrected) - position if reverse else position, happening)
@@ -175,6 +180,29 @@ def test_without_a_limit_of_the_model_four_conditioning_frames_are_held():
     assert bank.recall(1, 899).key == (4, 4)
     assert bank.recall(1, 899).pointer_ages == [399, 299, 199, 99]
     assert (bank.pages.used, bank.pointers.used) == (4, 4)
+
+
+@pytest.mark.parametrize(("model", "most"), [({}, 4), ({"max_conditioning": 2}, 2), ({"memory_frames": 5}, 6), ({"memory_frames": 12}, 1)])
+def test_as_many_conditioning_frames_as_there_is_room_for(model, most):
+    spec = model_of(**model)
+    assert most_conditioning(spec, conditioning_limits(spec, 3, None)) == most
+    for fewer in range(1, most + 1):
+        limits = conditioning_limits(spec, 3, fewer)
+        assert most_conditioning(spec, limits) == fewer
+        assert limits.pages == 3 * (spec.memory_frames + fewer)
+    for wrong in (0, -1, most + 1):
+        with pytest.raises(
+            ModelError, match=f"{wrong} conditioning frames of each object are not possible with small: .* from 1 to {most}$"
+        ):
+            conditioning_limits(spec, 3, wrong)
+
+
+def test_one_conditioning_frame_is_the_last_one():
+    model = model_of(corrections_condition=True)
+    bank = MemoryBank(model, conditioning_limits(model, 1, 1), 1000)
+    slots = {frame: bank.condition(1, frame) for frame in (0, 50, 100)}
+    assert bank.recall(1, 200).pages == [slots[100][0]]
+    assert (bank.pages.used, bank.pointers.used) == (1, 1)
 
 
 def test_memory_of_one_object_in_the_order_of_upstream():

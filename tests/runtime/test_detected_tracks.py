@@ -155,6 +155,8 @@ class Oracle:
     """Frame -> pages of the bank in use."""
     computed: dict[int, list[int]] = field(default_factory=dict)
     """Frame -> tracks that were followed or started."""
+    corrected: list[tuple[int, int]] = field(default_factory=list)
+    """Frame and track of each correction."""
 
     def encode(self, frame_rgb_hwc):
         assert frame_rgb_hwc.shape == (MODEL.image_size, MODEL.image_size, 3)
@@ -166,6 +168,13 @@ class Oracle:
         fits = {i: box_iou(box, true) for i, true in self.clip.boxes(frame).items()}
         best = max(fits, key=fits.get, default=None)
         self.truth[track] = {best} if best is not None and fits[best] > 0.3 else set()
+        return self._outcome(track, frame, bank)
+
+    def correct(self, track, frame, bank, prompt, *, conditions):
+        assert conditions
+        self.corrected.append((frame, track))
+        bank.recall(track, frame)
+        bank.condition(track, frame)
         return self._outcome(track, frame, bank)
 
     def follow(self, tracks, frame, bank):
@@ -196,8 +205,8 @@ class Oracle:
 
 
 class OracleTracker(Tracker):
-    def __init__(self, oracle: Oracle, *, max_objects: int) -> None:
-        super().__init__(FakeSession(), MODEL, max_objects=max_objects)
+    def __init__(self, oracle: Oracle, **limits: int | None) -> None:
+        super().__init__(FakeSession(), MODEL, **limits)
         self.oracle = oracle
 
     @contextmanager
@@ -214,9 +223,10 @@ class Run:
     warnings: list[str]
 
 
-def track(clip: Clip, found, *, rules=None, max_objects=8, oracle=None, **options) -> Run:
+def track(clip: Clip, found, *, rules=None, max_objects=8, max_conditioning=None, oracle=None, **options) -> Run:
     oracle, warnings = oracle or Oracle(clip), []
-    video = Video(OracleTracker(oracle, max_objects=max_objects), HeldClip.of_pictures(clip.pictures, size=MODEL.image_size))
+    tracker = OracleTracker(oracle, max_objects=max_objects, max_conditioning=max_conditioning)
+    video = Video(tracker, HeldClip.of_pictures(clip.pictures, size=MODEL.image_size))
     tracks = DetectedTracks(video, found, rules, on_warning=warnings.append)
     return Run(tracks, list(tracks.propagate(**options)), oracle, warnings)
 
@@ -443,6 +453,14 @@ def test_random_scenes():
     assert min(found) >= 0.8, found
 
 
+@pytest.mark.parametrize(("refresh", "corrected"), [(1.0, [(f, t) for f in (5, 10, 15, 20) for t in (1, 2)]), (0, [])])
+def test_a_confirmed_track_is_corrected_with_its_box_and_keeps_its_number(small, refresh, corrected):
+    run = track(small, ErringDetector(small, misses=0, doubles=0).every(5), rules=IdentityRules(refresh=refresh))
+    assert run.oracle.corrected == corrected
+    assert [one.result.frame_index for one in run.frames] == list(small.frames)
+    assert [known.tracks for known in run.tracks.objects] == [[1], [2]]
+
+
 # Memory
 
 
@@ -459,11 +477,18 @@ def test_a_lost_track_is_computed_no_more_and_its_pages_are_freed(comings_and_go
     assert run.oracle.pages[gone + 10] == 2 * each
 
 
+@pytest.mark.parametrize(("refresh", "most", "pages"), [(1.0, None, 10), (1.0, 2, 9), (1.0, 1, 8), (0.0, None, 8)])
+def test_frames_with_detections_are_remembered_and_bounded(small, refresh, most, pages):
+    rules = IdentityRules(refresh=refresh)
+    run = track(small, ErringDetector(small, misses=0, doubles=0).every(8), rules=rules, max_conditioning=most)
+    assert max(run.oracle.pages.values()) == 2 * pages
+
+
 def test_more_objects_than_fit_the_best_are_tracked_and_it_is_said_once(comings_and_goings):
     clip = comings_and_goings
     run = track(clip, ErringDetector(clip, doubles=0).every(10), rules=IdentityRules(max_lost=20), max_objects=2)
     assert max(len(one.result.object_ids) for one in run.frames) == 2
-    assert max(run.oracle.pages.values()) == 2 * 8
+    assert max(run.oracle.pages.values()) == 2 * 11  # four conditioning frames, six past ones and this one
     assert len(run.warnings) == 1
     assert "1 objects more were found than the 2 that can be tracked" in run.warnings[0]
     assert "raise --max-objects" in run.warnings[0]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from clip_maker import write_clip
 
+from trt_track.engines.host_memory import MemoryState
 from trt_track.errors import EngineRunError, PromptError
+from trt_track.runtime.batch_size import BatchSize, fitting_frames
 from trt_track.runtime.detection_stage import (
     DetectionSchedule,
     clip_cuts,
@@ -25,23 +27,33 @@ from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.video import open_video
 
 FRAMES = 48
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @dataclass
 class BrightnessDetector:
     """Finds one box a frame, whose score tells the frame's red: `clip_maker.picture` counts there."""
 
-    batch: int = 4
+    max_batch: int = 4
+    min_batch: int = 1
+    frame_bytes: int = 10 * MIB
+    available: int = 64 * GIB
     fails_at: int | None = None
     model: str = "brightness"
     batches: list[int] = field(default_factory=list)
+    held: int = GIB
+    peak: int = 0
 
     def detect(self, frames_rgb):
         self.batches.append(len(frames_rgb))
+        self.peak = max(self.peak, self.held + len(frames_rgb) * self.frame_bytes)
         if self.fails_at is not None and len(self.batches) > self.fails_at:
             raise EngineRunError("out of memory")
         assert all(frame.shape == (64, 96, 3) and frame.dtype == np.uint8 for frame in frames_rgb)
         return [(Detection(np.array([1, 2, 30, 40], np.float32), float(frame[30:, :, 0].mean()) / 255, "ramp"),) for frame in frames_rgb]
+
+    def memory(self):
+        return None if self.available < 0 else MemoryState(self.held, self.peak, self.available)
 
     def describe(self):
         return {"model": self.model}
@@ -131,13 +143,25 @@ class TestDetecting:
     @pytest.mark.parametrize("frames", [(), (0,), (0, 10, 20, 30, 40), (47,), (3, 4, 5, 46), tuple(range(FRAMES)), (20, 0, 20, 10)])
     @pytest.mark.parametrize("batch", [1, 4, 100])
     def test_finds_the_right_pictures_in_order_in_full_batches(self, source, tmp_path, frames, batch):
-        detector = BrightnessDetector(batch)
+        detector = BrightnessDetector(batch, min_batch=batch)
         found, told = self.detect(source, tmp_path / "found.jsonl", detector, frames)
         wanted = sorted(set(frames))
         assert [one.frame for one in found] == wanted
         assert [one.found[0].score * 255 for one in found] == pytest.approx([frame * 2 for frame in wanted], abs=1.9)
         assert detector.batches == [batch] * (len(wanted) // batch) + ([len(wanted) % batch] if len(wanted) % batch else [])
         assert told == [(min(done + batch, len(wanted)), len(wanted)) for done in range(0, len(wanted), batch)]
+
+    @pytest.mark.parametrize(
+        ("available", "batches"),
+        [(64 * GIB, [1, 16, 16, 15]), (100 * MIB, [1, 5, 5, 5, 5, 5, 5, 5, 5, 5, 2]), (MIB, [1] * 48), (-1, [1] * 48)],
+    )
+    def test_batches_fit_the_memory_that_is_free(self, source, tmp_path, available, batches):
+        whole = tmp_path / "all_at_once.jsonl"
+        self.detect(source, whole, BrightnessDetector(FRAMES, min_batch=FRAMES), range(FRAMES))
+        detector = BrightnessDetector(16, available=available)
+        self.detect(source, tmp_path / "found.jsonl", detector, range(FRAMES))
+        assert detector.batches == batches
+        assert (tmp_path / "found.jsonl").read_bytes() == whole.read_bytes()
 
     def test_reads_no_further_than_it_must(self, source, tmp_path):
         asked = []
@@ -153,7 +177,7 @@ class TestDetecting:
                 pass
 
         self.detect(Watched(), tmp_path / "found.jsonl", BrightnessDetector(), (7, 20))
-        assert [(one["start"], one["stop"]) for one in asked] == [(7, 21)]
+        assert [(one["start"], one["stop"], set(one["only"])) for one in asked] == [(7, 21, {7, 20})]
 
     def test_a_clip_that_ends_early_gives_what_there_is(self, clip, tmp_path):
         whole = clip.read_bytes()
@@ -169,10 +193,49 @@ class TestDetecting:
     def test_what_is_interrupted_does_not_look_finished(self, source, tmp_path):
         path = tmp_path / "found.jsonl"
         with DetectionWriter(path, {}) as writer, pytest.raises(EngineRunError):
-            detect_clip(source, BrightnessDetector(2, fails_at=2), range(FRAMES), writer)
+            detect_clip(source, BrightnessDetector(2, min_batch=2, fails_at=2), range(FRAMES), writer)
         assert len(path.read_text().splitlines()) == 1 + 4
         with pytest.raises(PromptError, match="interrupted"):
             read_detections(path)
+
+
+class TestBatchSize:
+    @pytest.mark.parametrize(
+        ("held", "peak", "available", "fewest", "most", "frames"),
+        [
+            (100, 300, 2000, 1, 16, 5),  # half of 2000 for 200 each
+            (100, 300, 399, 1, 16, 1),  # not even one more has room
+            (100, 300, 10**6, 1, 16, 16),
+            (100, 300, 10**6, 1, 1, 1),
+            (100, 1300, 4000, 3, 16, 5),  # 1200 of three frames
+            (100, 1300, 400, 3, 16, 3),
+            (300, 300, 64, 1, 16, 16),  # nothing grew: a frame counts for a MiB
+            (300, 200, 4, 1, 16, 2),
+        ],
+    )
+    def test_is_what_half_of_the_free_memory_has_room_for(self, held, peak, available, fewest, most, frames):
+        before, after = (MemoryState(held * MIB, highest * MIB, available * MIB) for highest in (held, peak))
+        assert fitting_frames(before, after, fewest, most) == frames
+
+    def test_is_measured_once(self):
+        states = iter([MemoryState(0, 0, GIB), MemoryState(128 * MIB, 128 * MIB, GIB)])
+        size = BatchSize(1, 16, lambda: next(states))
+        for _ in range(3):
+            with size.watch():
+                pass
+            assert size.frames == 4
+
+    def test_is_not_measured_where_there_is_no_choice(self):
+        size = BatchSize(3, 3, lambda: pytest.fail("asked"))
+        with size.watch():
+            pass
+        assert size.frames == 3
+
+    def test_work_that_fails_is_not_measured(self):
+        size = BatchSize(1, 16, lambda: MemoryState(0, 0, GIB))
+        with pytest.raises(EngineRunError), size.watch():
+            raise EngineRunError("out of memory")
+        assert size.frames == 1
 
 
 class TestStage:
@@ -187,7 +250,7 @@ class TestStage:
         assert [one.frame for one in first.frames] == [0, 10, 20, 30, 40]
         again, there = self.run(clip, path, detector, DetectionSchedule(every=10))
         assert there
-        assert detector.batches == [4, 1]
+        assert detector.batches == [1, 4]
         assert [one.frame for one in again.frames] == [one.frame for one in first.frames]
 
     def test_is_done_anew_for_another_detector_schedule_or_clip(self, clip, tmp_path):

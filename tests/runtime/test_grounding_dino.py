@@ -10,6 +10,7 @@ from PIL import Image
 from trt_track.engines.bundle import Bundle
 from trt_track.errors import BundleError, PromptError
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
+from trt_track.runtime.detection_stage import DetectionSchedule, run_detection_stage
 from trt_track.runtime.grounding_dino import GroundingDino, TextQuery
 from trt_track.runtime.video import open_video
 
@@ -95,6 +96,24 @@ def test_two_frames_at_once_are_two_frames_one_by_one(open_detector, frames):
         (alone,) = detector.detect([frame])
         assert [one.label for one in alone] == [one.label for one in found]
         np.testing.assert_allclose([one.box_xyxy_px for one in alone], [one.box_xyxy_px for one in found], atol=0.05)
+
+
+def test_work_space_is_not_laid_out_a_second_time(open_detector):
+    graphs = open_detector().session._engines.values()
+    assert [graph.engine.get_session_options().enable_mem_pattern for graph in graphs] == [False, False]
+
+
+def test_the_file_of_detections_does_not_depend_on_the_batch(open_detector, bikes, tmp_path):
+    files = []
+    for batch in (1, 3, 7):
+        detector = open_detector(box_threshold=0.01)
+        assert (detector.min_batch, detector.max_batch) == (1, 16)
+        detector.min_batch = detector.max_batch = batch
+        with open_video(bikes) as source:
+            run_detection_stage(source, detector, DetectionSchedule(every=30, max_frames=200), tmp_path / f"{batch}.jsonl")
+        files.append((tmp_path / f"{batch}.jsonl").read_bytes())
+    assert files[0] == files[1] == files[2]
+    assert len(files[0].splitlines()) == 1 + 7 + 1
 
 
 def test_boxes_lie_inside_the_frame_best_first(open_detector, frames):

@@ -36,6 +36,8 @@ def test_refuses_a_file_that_is_none(tmp_path):
         ({"start": 1, "stop": 3}, [1, 2]),
         ({"reverse": True, "start": 3}, [3, 2, 1, 0]),
         ({"reverse": True, "start": 3, "stop": 1}, [3, 2]),
+        ({"only": (0, 3)}, [0, 3]),
+        ({"reverse": True, "start": 3, "only": {0, 2, 9}}, [2, 0]),
     ],
 )
 def test_yields_what_a_video_source_would(carphone, clip, options, expected):

@@ -153,7 +153,18 @@ class TestMeasures:
 
 
 class TestRules:
-    @pytest.mark.parametrize("wrong", [{"max_lost": 0}, {"same_object": 0}, {"same_look": 1.2}, {"fit": -1}, {"same_mask": float("nan")}])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"max_lost": 0},
+            {"same_object": 0},
+            {"same_look": 1.2},
+            {"fit": -1},
+            {"same_mask": float("nan")},
+            {"refresh": -0.1},
+            {"refresh": 2},
+        ],
+    )
     def test_that_make_no_sense_are_refused(self, wrong):
         with pytest.raises(PromptError, match="give"):
             IdentityRules(**wrong)
@@ -186,6 +197,16 @@ class TestPlan:
         # Both boxes fit the second track best, but together they fit best the other way round.
         plan = book.plan(seen, [box(20, 10, 50, 40, score=0.9), box(28, 10, 58, 40, score=0.8)])
         assert plan.confirmed == {1: 0, 2: 1}
+
+    @pytest.mark.parametrize(("refresh", "corrected"), [(1, [1, 2]), (0.9, [2]), (0.5, []), (0, [])])
+    def test_confirmed_tracks_that_fit_their_boxes_badly_are_corrected(self, refresh, corrected):
+        book = open_book(LEFT, RIGHT, refresh=refresh)
+        shifted = (70, 15, 95, 40)  # of 30 rows 25
+        plan = book.plan(result(10, {1: LEFT, 2: RIGHT}, painted=COLOURS), [box(*LEFT), box(*shifted)])
+        assert set(plan.confirmed) == {1, 2}
+        assert [(one.track, tuple(one.box_xyxy_px.tolist())) for one in plan.correct] == [
+            (track, {1: LEFT, 2: shifted}[track]) for track in corrected
+        ]
 
     def test_labels_must_agree(self):
         book = open_book(LEFT)

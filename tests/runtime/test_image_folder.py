@@ -39,6 +39,8 @@ def test_folder_with_a_damaged_image(tmp_path):
     assert "frame 1 of 3 cannot be read (1.jpg" in video.damage
     with pytest.raises(VideoError, match=r"frame 1 of 3"):
         read(tmp_path, reverse=True)
+    video, frames = read(tmp_path, only=(0, 2))  # what is not asked for is not even opened
+    assert ([frame.index for frame in frames], video.damage) == ([0, 2], None)
     (tmp_path / "1.jpg").write_bytes(b"")
     with pytest.raises(VideoError, match="not an image"):
         open_video(tmp_path)

@@ -92,14 +92,32 @@ def test_files_of_others_are_never_touched(tmp_path, overwrite):
 def test_an_error_in_the_thread_reaches_the_producer(tmp_path):
     folder = RunFolder(tmp_path, frame_rate=RATE, save={"jsonl", "png"})
     folder.write(result(0))
-    with pytest.raises(OutputError, match="save jsonl"):  # noqa: PT012 - on one of the next calls
-        folder.write(result(1, ids=(1, 300)))
-        for index in range(2, 50):
+    block(tmp_path, 1)
+    with pytest.raises(OutputError, match=r"00001\.png"):  # noqa: PT012 - on one of the next calls
+        for index in range(1, 50):
             folder.write(result(index))
     folder.close()  # told once
     assert "masks/00000.png" in names(tmp_path)
-    with pytest.raises(OutputError), RunFolder(tmp_path, frame_rate=RATE, save={"png"}) as folder:
-        folder.write(result(1, ids=(300,)))
+    with pytest.raises(OutputError), RunFolder(tmp_path / "second", frame_rate=RATE, save={"png"}) as folder:  # noqa: PT012
+        folder.write(result(0))
+        block(tmp_path / "second", 1)
+        folder.write(result(1))
+
+
+def block(folder, frame):
+    """Put a folder where an image will have to go."""
+    (folder / "masks" / f"{frame:05d}.png").mkdir(parents=True)
+
+
+def test_more_objects_than_mask_images_hold_end_no_run(tmp_path, caplog):
+    with RunFolder(tmp_path, frame_rate=RATE) as folder:
+        for index in range(4):
+            folder.write(result(index, ids=(254 + index, 256 + index)))
+        folder.finish({})
+    lines = [json.loads(line) for line in (tmp_path / "tracks.jsonl").read_text().splitlines()]
+    assert [[entry["id"] for entry in line["objects"]] for line in lines] == [[254, 256], [255, 257], [256, 258], [257, 259]]
+    assert len(frames_of(tmp_path / "tracked.mp4")[1]) == len(list((tmp_path / "masks").iterdir())) == 4
+    assert len(caplog.messages) == 1
 
 
 def test_an_exception_in_the_loop_leaves_complete_files(tmp_path):

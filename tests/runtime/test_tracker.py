@@ -1,5 +1,6 @@
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from clip_maker import write_clip
 from fake_session import MODEL, FakeSession
 
 from trt_track.engines.session import Session
-from trt_track.errors import BackendError, PromptError, VideoError
+from trt_track.errors import BackendError, ModelError, PromptError, VideoError
+from trt_track.runtime.prompts import Prompt
 from trt_track.runtime.tracker import Tracker
 
 FRAMES = 48
@@ -452,6 +454,34 @@ def test_engines_for_fewer_objects_set_the_limit_and_refuse_more():
         assert tracker.limits.objects == 4
     with pytest.raises(BackendError, match="--max-objects 5"):
         Tracker(FakeSession(max_objects=4), MODEL, max_objects=5)
+
+
+def test_a_correction_can_be_asked_to_condition(clip):
+    attended = []
+    for conditions in (False, True):
+        session = FakeSession()
+        with Tracker(session, MODEL) as tracker, tracker.video(clip) as video:
+            corners = np.array([10, 10, 50, 40], np.float32)
+            video.add_prompts([Prompt(frame, 1, box_xyxy_px=corners, conditions=conditions) for frame in (0, 10, 20)])
+            list(video.propagate())
+        attended.append(max(call.sizes["N"] for call in session.calls if call.graph == "memory_attention"))
+    assert attended == [7, 9]
+
+
+def test_prompted_frames_that_are_kept_can_be_fewer(clip):
+    model = replace(MODEL, corrections_condition=True)
+    attended = {}
+    for most in (None, 1, 3):
+        session = FakeSession(model=model)
+        with Tracker(session, model, max_conditioning=most) as tracker, tracker.video(clip) as video:
+            assert tracker.max_conditioning == (most or 4)
+            for frame in range(0, 48, 8):
+                video.add(object_id=1, frame=frame, points=[(30, 30)])
+            list(video.propagate())
+        attended[most] = max(call.sizes["N"] for call in session.calls if call.graph == "memory_attention")
+    assert attended == {None: 10, 1: 7, 3: 9}
+    with pytest.raises(ModelError, match="5 conditioning frames of each object are not possible"):
+        Tracker(FakeSession(), MODEL, max_conditioning=5)
 
 
 def test_a_later_pass_allocates_nothing_new(clip):

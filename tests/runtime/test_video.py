@@ -8,6 +8,7 @@ import pytest
 from clip_maker import assert_reverse_of, decoded, read, remux, write_clip
 
 from trt_track.errors import VideoError
+from trt_track.runtime.picture import PictureConverter
 from trt_track.runtime.video import VideoInfo, open_video
 
 CONTAINERS = [
@@ -59,6 +60,24 @@ def test_range_is_pythons_range(tmp_path, reverse, start, stop):
     part = read(path, reverse=reverse, start=start, stop=stop)[1]
     step, end = (-1, -1) if reverse else (1, 100)
     assert [frame.index for frame in part] == list(range(start, end if stop is None else stop, step))
+    for frame in part:
+        np.testing.assert_array_equal(frame.model_rgb_hwc, whole[frame.index].model_rgb_hwc)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("only", [(), (0,), (3, 4, 50, 99), range(0, 100, 10), (98, 200)])
+def test_only_the_frames_asked_for_are_converted(tmp_path, monkeypatch, reverse, only):
+    path = write_clip(tmp_path / "clip.mp4", frames=100)
+    whole = read(path)[1]
+    converted = []
+    convert = PictureConverter.frame
+    monkeypatch.setattr(
+        PictureConverter, "frame", lambda *given, index, **more: converted.append(index) or convert(*given, index=index, **more)
+    )
+    video, part = read(path, reverse=reverse, only=only)
+    expected = [index for index in only if index < 100][:: -1 if reverse else 1]
+    assert [frame.index for frame in part] == converted == expected
+    assert video.damage is None
     for frame in part:
         np.testing.assert_array_equal(frame.model_rgb_hwc, whole[frame.index].model_rgb_hwc)
 

@@ -38,6 +38,14 @@ def test_a_clip_that_was_cut_off_yields_its_good_frames(tmp_path, name):
         np.testing.assert_array_equal(frame.model_rgb_hwc, expected.model_rgb_hwc)
 
 
+def test_damage_is_told_where_most_frames_are_left_out_too(tmp_path):
+    path = cut(write_clip(tmp_path / "clip.avi", "mpeg4", frames=100), 0.57)
+    whole, good = read(path)
+    video, part = read(path, only=range(0, 100, 20))
+    assert [frame.index for frame in part] == list(range(0, len(good), 20))
+    assert video.damage == whole.damage
+
+
 def test_frames_before_damaged_bytes_are_good(tmp_path):
     path = write_clip(tmp_path / "clip.mp4", frames=100)
     good = read(path)[1]

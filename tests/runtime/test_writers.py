@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from trt_track.errors import OutputError
 from trt_track.runtime.jsonl import JsonlWriter
-from trt_track.runtime.mask_images import MaskImageWriter, id_map
+from trt_track.runtime.mask_images import MaskImageWriter, check_ids
 from trt_track.runtime.overlay import OverlayStyle, draw_overlay
 from trt_track.runtime.overlay_video import OverlayVideoWriter
 from trt_track.runtime.palette import davis_palette, object_color
@@ -121,10 +121,20 @@ def test_mask_images_are_palette_images(tmp_path):
     assert [file.name for file in (tmp_path / "masks").iterdir()] == ["00007.png"]
 
 
+def test_objects_that_a_palette_cannot_hold_are_left_out_and_it_is_said_once(tmp_path, caplog):
+    with MaskImageWriter(tmp_path / "masks") as writer:
+        for index, ids in enumerate([(), (255, 1), (3, 256), (900, 1000)]):
+            writer.write(result(index, ids=ids))
+    (told,) = caplog.messages
+    assert told.startswith("frame 2: object 256 is left out of the mask images")
+    values = [set(np.unique(Image.open(tmp_path / "masks" / f"{index:05d}.png")).tolist()) for index in range(4)]
+    assert values == [{0}, {0, 1, 255}, {0, 3}, {0}]
+
+
 @pytest.mark.parametrize("object_id", [256, 0])
-def test_ids_that_a_palette_cannot_hold(object_id):
+def test_ids_that_a_palette_cannot_hold_are_refused_where_they_are_known_before(object_id):
     with pytest.raises(OutputError, match=r"from 1 to 255.*save jsonl"):
-        id_map(result(ids=(1, object_id)))
+        check_ids((1, object_id))
 
 
 # tracked.mp4

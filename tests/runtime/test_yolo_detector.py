@@ -452,7 +452,7 @@ def test_a_rectangle_comes_back_within_a_pixel(rectangle_finder, sample):
 
 
 def test_each_frame_has_its_own_boxes_whatever_the_batch(rectangle_finder):
-    assert rectangle_finder.batch == 4
+    assert (rectangle_finder.min_batch, rectangle_finder.max_batch) == (1, 16)
     frames = [black(70, 90) for _ in range(6)]
     for place, frame in enumerate(frames[:5]):
         frame[10:40, 10 * place : 10 * place + 30] = 255
@@ -483,17 +483,17 @@ class Recorder:
 CARD = DetectorCard(tuple(CLASSES), size_hw=(SIDE, SIDE))
 
 
-@pytest.mark.parametrize(("batch", "most", "runs"), [("N", 4, [4, 1]), (1, 1, [1] * 5), (3, 3, [3, 3])])
+@pytest.mark.parametrize(("batch", "most", "runs"), [("N", (1, 16), [16, 4]), (1, (1, 1), [1] * 20), (3, (3, 3), [3] * 7)])
 def test_how_many_frames_run_together(batch, most, runs):
     engine = Recorder(ROWS.T, batch=batch)
     detector = YoloDetector(engine, CARD)
-    assert detector.batch == most
+    assert (detector.min_batch, detector.max_batch) == most
     engine.seen.clear()
-    found = detector.detect([black() + 10 * n for n in range(5)])
-    assert len(found) == 5
+    found = detector.detect([black() + 10 * n for n in range(20)])
+    assert len(found) == 20
     assert [len(one["images"]) for one in engine.seen] == runs
-    first_pixels = np.concatenate([one["images"][:, 0, 0, 0] for one in engine.seen])[:5]
-    assert first_pixels * 255 == pytest.approx([0, 10, 20, 30, 40])
+    first_pixels = np.concatenate([one["images"][:, 0, 0, 0] for one in engine.seen])[:20]
+    assert first_pixels * 255 == pytest.approx([10 * n for n in range(20)])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

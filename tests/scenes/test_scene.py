@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from trt_track.scenes import Material, Outline, Scene, SceneStyle, random_outline, random_scene, random_texture
+from trt_track.scenes.named import PATTERNS, Name, named_scene, named_texture, phrases_of, shown_shares
 from trt_track.scenes.outline import VERTICES
 from trt_track.scenes.path import Path
 from trt_track.scenes.scene import Camera, Thing
@@ -129,3 +130,54 @@ def test_textures_have_their_size_and_outlines_stay_near_the_unit_circle(seed):
     for time in (0.0, 7.5, 100.0):
         reach = np.abs(outline.at(time)).max()
         assert 0.3 < reach < 1.6
+
+
+class TestNamedThings:
+    STYLE = SceneStyle(size_wh=(160, 96), frames=1, objects=(1, 5), leave=0.0)
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_every_thing_is_named_and_half_of_it_is_seen_at_least(self, seed):
+        drawn, names = named_scene(seed, PICTURES, self.STYLE)
+        assert drawn.object_count == len(names)
+        assert shown_shares(drawn, drawn.frame(0)).min() >= 0.5
+
+    @pytest.mark.parametrize(
+        ("colour", "least", "most"),
+        [("red", (150, 0, 0), (255, 90, 90)), ("white", (225,) * 3, (255,) * 3), ("black", (0,) * 3, (40,) * 3)],
+    )
+    def test_a_colour_is_what_it_is_called(self, colour, least, most):
+        for seed in range(20):
+            seen = np.asarray(named_texture(np.random.default_rng(seed), Name(colour, "plain", "circle"))).reshape(-1, 3)
+            assert (seen >= least).all()
+            assert (seen <= most).all()
+
+    def test_a_pattern_has_two_colours_and_a_plain_thing_one(self):
+        for pattern in PATTERNS:
+            seen = np.asarray(named_texture(np.random.default_rng(1), Name("green", pattern, "star"))).reshape(-1, 3)
+            colours, counts = np.unique(seen, axis=0, return_counts=True)
+            assert len(colours) == (1 if pattern == "plain" else 2)
+            assert counts.min() > 0.15 * len(seen)
+
+    def test_a_name_answers_to_its_words(self):
+        name = Name("red", "striped", "star")
+        assert name.phrase(colour=True, pattern=False, shape=True) == "red star"
+        assert name.phrase(colour=False, pattern=True, shape=False) == "striped thing"
+        assert [name.is_called(phrase) for phrase in ("star", "red thing", "red striped star", "plain star", "blue star")] == [
+            True,
+            True,
+            True,
+            False,
+            False,
+        ]
+
+    def test_phrases_are_drawn_from_names(self):
+        rng, names = np.random.default_rng(0), (Name("red", "plain", "star"), Name("blue", "dotted", "blob"))
+        for _ in range(30):
+            phrases = phrases_of(rng, names, 2, 0)
+            assert phrases
+            assert all(any(name.is_called(phrase) for name in names) for phrase in phrases)
+
+    def test_a_crowd_that_finds_no_place_is_refused(self):
+        crowd = SceneStyle(size_wh=(64, 64), frames=1, objects=(30, 30), scale=(0.4, 0.5), leave=0.0)
+        with pytest.raises(ValueError, match="hide each other"):
+            named_scene(0, PICTURES, crowd)

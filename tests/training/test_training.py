@@ -7,10 +7,12 @@ import torch
 from clips import ClipDataset, ClipRecipe, make_clip
 from losses import LossWeights, prediction_loss
 from optimiser import Optimiser
+from pieces import Plan, Stage, Team, lengthen
 from safetensors.torch import save_file
-from stages import UPSTREAM, Stage, lengthen
+from stages import ClipStage
 from state import load_state, save_state
-from train_pico import Plan, Team, Training
+from train_detector import DetectorTraining, PictureStage
+from train_pico import PicoTraining
 from unroll import unroll
 
 from trt_track.export.upstream import build_model
@@ -96,13 +98,13 @@ def test_state_survives_the_disk_in_small_files(tmp_path):
 
 
 def test_lengthening_scales_steps_and_nothing_else():
-    stage = Stage("s", SIZE, 1, 2, 2, 100, (1e-3, 0.0), UPSTREAM, clutter_steps=50)
+    stage = Stage(name="s", steps=100, rates=(1e-3, 0.0), clutter_steps=50)
     (longer,) = lengthen((stage,), 2.5)
     assert (longer.steps, longer.clutter_steps, longer.rates) == (250, 125, (1e-3, 0.0))
 
 
 def test_the_rate_warms_up_and_falls_to_its_end():
-    stage = Stage("s", SIZE, 1, 2, 2, 1000, (1e-3, 2e-4), UPSTREAM, warm_up=10)
+    stage = Stage(name="s", steps=1000, rates=(1e-3, 2e-4), warm_up=10)
     rates = [stage.rate_at(step) for step in range(1000)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -120,28 +122,38 @@ def test_the_optimiser_takes_every_weight_once(model):
     assert all(not torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
-def test_training_in_two_pieces_is_training_in_one(tmp_path, monkeypatch):
-    stages = (
-        Stage("pictures", SIZE, 1, 1, 2, 2, (1e-3, 1e-3), UPSTREAM),
-        Stage("clips", 2 * SIZE, 2, 1, 2, 2, (1e-3, 1e-3), UPSTREAM, ("box", "mask")),
-    )
-    monkeypatch.setattr("train_pico.STAGES", stages)
+COMMON = {"steps": 2, "rates": (1e-3, 1e-3)}
+CURRICULA = {
+    PicoTraining: (
+        ClipStage(name="pictures", size=SIZE, frames=1, clips=1, objects=2, **COMMON),
+        ClipStage(name="clips", size=2 * SIZE, frames=2, clips=1, objects=2, prompts=("box", "mask"), **COMMON),
+    ),
+    DetectorTraining: (
+        PictureStage(name="small", frame_hw=(64, 96), pictures=2, clutter_steps=2, **COMMON),
+        PictureStage(name="large", frame_hw=(96, 128), pictures=1, **COMMON),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CURRICULA)
+def test_training_in_two_pieces_is_training_in_one(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(kind, "curriculum", CURRICULA[kind])
 
     def pieces(name: str, stop_after: int | None) -> dict[str, torch.Tensor]:
         out = tmp_path / name
         out.mkdir()
-        plan = Plan(out, 0, "cpu", 10.0, 1.0, 0, 1)
-        training = Training(plan, Team(0, plan))
+        plan = Plan(out, workers=0)
+        training = kind(plan, Team(0, plan))
         if stop_after is not None:
-            step = training._train_step
+            step = training.train_step
 
             def train_and_stop(stage, batch):
                 return step(stage, batch) or training.total >= stop_after
 
-            monkeypatch.setattr(training, "_train_step", train_and_stop)
+            monkeypatch.setattr(training, "train_step", train_and_stop)
             training.run()
             assert training.total == stop_after
-            training = Training(plan, Team(0, plan))
+            training = kind(plan, Team(0, plan))
         training.run()
         assert training.done
         assert training.total == 4
@@ -149,14 +161,17 @@ def test_training_in_two_pieces_is_training_in_one(tmp_path, monkeypatch):
 
     whole, resumed = pieces("whole", None), pieces("resumed", 3)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    assert (tmp_path / "whole" / "pico.safetensors").stat().st_size < 16_000_000
+    assert (tmp_path / "whole" / kind.weights_name).stat().st_size < 16_000_000
+    again = kind(Plan(tmp_path / "again", workers=0, start=tmp_path / "whole" / kind.weights_name), Team(0, Plan(tmp_path)))
+    kept = load_state(tmp_path / "whole" / "state")[1]
+    assert all(torch.equal(value, kept[f"average.{name}"].half().to(value)) for name, value in again.model.state_dict().items())
 
 
 def test_training_goes_on_from_weights_at_a_stage(tmp_path, model):
     weights = tmp_path / "start.safetensors"
     save_file({name: value.half() for name, value in model.state_dict().items()}, weights)
-    plan = Plan(tmp_path / "out", 0, "cpu", 1.0, 1.0, 0, 1, weights, "clips-256")
-    training = Training(plan, Team(0, plan))
+    plan = Plan(tmp_path / "out", workers=0, start=weights, stage="clips-256")
+    training = PicoTraining(plan, Team(0, plan))
     assert training.stages[training.stage].name == "clips-256"
     assert training.model.image_size == 256
     assert all(torch.equal(value, model.state_dict()[name].half().float()) for name, value in training.model.state_dict().items())

@@ -25,6 +25,11 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells use it."""
 
 
+def warn(text: str) -> None:
+    """Say on stderr what the user should know."""
+    typer.echo(f"warning: {text}", err=True)
+
+
 def describe_prompt(prompt: Prompt) -> dict[str, Any]:
     """Return a prompt as JSON values, the way that a prompt file states it; of a mask its size in pixels."""
     told: dict[str, Any] = {"frame": prompt.frame, "object": prompt.object_id}
@@ -117,7 +122,7 @@ class ClipRun:
     def warn_of_damage(self) -> None:
         """Say on stderr why the results end before the clip, if they do; meant to be the last line."""
         if self.video.damage:
-            typer.echo(f"warning: {self.video.damage}: results end there", err=True)
+            warn(f"{self.video.damage}: results end there")
 
     def _total(self, reverse: bool, max_frames: int | None) -> int:
         """Return how many frames there are to track."""

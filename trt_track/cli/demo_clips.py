@@ -15,8 +15,8 @@ from PIL import Image
 from trt_track.cli.package_file import package_file
 from trt_track.runtime.overlay_video import OverlayVideoWriter
 from trt_track.runtime.prompts import Prompt
-from trt_track.runtime.results import FrameResult, mask_boxes
-from trt_track.scenes.demonstration import FRAME_RATE, demonstration_scene
+from trt_track.runtime.results import FrameResult
+from trt_track.scenes.demonstration import FRAME_RATE, PHRASES, demonstration_scene
 
 if TYPE_CHECKING:
     from trt_track.scenes import Scene, SceneFrame
@@ -36,13 +36,6 @@ class DrawnClip:
     path: Path
     truth: list[npt.NDArray[np.uint8]]
     """(H, W) of every frame: the number of the object that is seen there, from 1; 0 for none."""
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """A box around each object on the first frame."""
-        numbers = [int(number) for number in np.unique(self.truth[0]) if number]
-        boxes = mask_boxes(np.stack([self.truth[0] == number for number in numbers]))
-        return [Prompt(0, number, box_xyxy_px=box.astype(np.float32)) for number, box in zip(numbers, boxes, strict=True)]
 
 
 def draw_clip(path: Path, frames: int, on_progress: Callable[[int, int], None]) -> DrawnClip:
@@ -92,24 +85,23 @@ def _numbered(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
 
 
 class TruthScore:
-    """Mean intersection over union with the truth, over all objects and all frames after the prompted one.
+    """Mean intersection over union with the truth, over all objects and all frames after the first; objects are known by their labels.
 
     An object that is neither seen nor found on a frame does not count there; one that is found where it is not counts as 0.
     """
 
     def __init__(self, truth: list[npt.NDArray[np.uint8]]) -> None:
         self.truth = truth
-        self.objects = [int(number) for number in np.unique(truth[0]) if number]
         self.ious: list[float] = []
 
     def add(self, result: FrameResult) -> None:
         """Compare one frame."""
         if result.frame_index == 0:
             return
-        found = dict(zip(result.object_ids, result.masks, strict=True))
-        for number in self.objects:
+        found = dict(zip(result.labels, result.masks, strict=True))
+        for number, phrase in enumerate(PHRASES, start=1):
             true = self.truth[result.frame_index] == number
-            mask = found[number].astype(bool) if number in found else np.zeros_like(true)
+            mask = found[phrase].astype(bool) if phrase in found else np.zeros_like(true)
             if union := int(np.count_nonzero(mask | true)):
                 self.ious.append(int(np.count_nonzero(mask & true)) / union)
 

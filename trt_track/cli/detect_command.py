@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from trt_track.cli.clip_run import warn
 from trt_track.cli.detector_choice import DetectorOptions
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A video file or a folder of JPEG or PNG frames.")]
@@ -18,7 +19,9 @@ DetectorFolder = Annotated[
 Classes = Annotated[str | None, typer.Option(help="Which classes of a YOLO, with commas between; default: all.")]
 Every = Annotated[int | None, typer.Option("--detect-every", min=1, help="Look at every N-th frame; default: at the first one only.")]
 Cuts = Annotated[bool, typer.Option("--scene-cuts", help="Look at the first frame of every scene too; this reads the clip once more.")]
-BoxThreshold = Annotated[float | None, typer.Option(help="Least score of a box; default: 0.35, of a YOLO 0.25.")]
+BoxThreshold = Annotated[
+    float | None, typer.Option(help="Least score of a box; default: what suits the detector, 0.35 for Grounding DINO, 0.25 for a YOLO.")
+]
 TextThreshold = Annotated[float | None, typer.Option(help="Least probability of a word to be among a box's words; default: 0.25.")]
 MaxFrames = Annotated[int | None, typer.Option(min=1, help="Only frames before this one.")]
 Out = Annotated[Path | None, typer.Option(help="The file; default: runs/ and the clip's name, .detections.jsonl.")]
@@ -67,7 +70,7 @@ def detect(  # noqa: PLR0913, PLR0917 - the command's options
     typer.echo(f"{boxes} boxes on {len(done.frames)} frame{'s' if len(done.frames) != 1 else ''} {made}", err=True)
     typer.echo(path)
     if damage:
-        typer.echo(f"warning: {damage}: detection ends there", err=True)
+        warn(f"{damage}: detection ends there")
 
 
 def default_detections(clip: str) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from trt_track.cli.clip_run import warn
 from trt_track.cli.detector_choice import DetectorOptions
 from trt_track.errors import PromptError
 
@@ -91,7 +92,7 @@ class DetectedRun:
         if (clip.get("width"), clip.get("height")) != (video.info.width, video.info.height):
             raise PromptError(f"the detections are of a clip of {clip.get('width')}x{clip.get('height')} pixels, not of {video.info.name}")
         facts["detection"] = dict(found.header) | {"frames": [frame.frame for frame in found.frames]}
-        tracks = DetectedTracks(video, found.frames, rules, on_warning=lambda text: typer.echo(f"warning: {text}", err=True))
+        tracks = DetectedTracks(video, found.frames, rules, on_warning=warn)
         results = _labelled(tracks, facts, max_frames=max_frames, draw=draw)
         return tracking.write(results, min(video.info.frame_count, max_frames or video.info.frame_count))
 

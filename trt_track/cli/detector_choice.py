@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import typer
+
 from trt_track.errors import BundleError, PromptError
 
 if TYPE_CHECKING:
     from trt_track.runtime.detections import Detector
 
-_BEST_FIRST: Final = ("grounding-dino-base", "grounding-dino-tiny")
+OFFICIAL_DETECTORS: Final = {"grounding-dino-base": 232_315_264, "grounding-dino-tiny": 172_250_626}
+"""The official detectors, the best first, and their numbers of weights: here, as listing them must not need PyTorch."""
+_LITTLE_WORLD: Final = "knows drawn shapes alone, such as red circle and striped star"
+_ADVICE: Final = "pip install 'trt-track[export]' && trt-track export-detector grounding-dino-tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,13 @@ class DetectorOptions:
         if not (folder / MANIFEST).is_file():
             return self._open_yolo(folder, threads)
         from trt_track.engines.bundle import Bundle
-        from trt_track.runtime.grounding_dino import BOX_THRESHOLD, TEXT_THRESHOLD, GroundingDino, TextQuery
+        from trt_track.runtime.grounding_dino import TEXT_THRESHOLD, GroundingDino, TextQuery
 
         bundle = Bundle.open(folder)
         name = bundle.detector.name
         if self.text is None or self.classes is not None:
             raise PromptError(f'{name} looks for what a text names: give --text "person. dog.", not --classes')
-        query = TextQuery(self.text, self.box_threshold or BOX_THRESHOLD, self.text_threshold or TEXT_THRESHOLD)
+        query = TextQuery(self.text, self.box_threshold, self.text_threshold or TEXT_THRESHOLD)
         return GroundingDino.open(bundle, query, backend=backend, threads=threads)
 
     def _open_yolo(self, folder: Path, threads: int | None) -> Detector:
@@ -76,20 +81,22 @@ class DetectorOptions:
         return open_yolo_detector(folder, classes=names, threshold=self.box_threshold, threads=threads)
 
     def _folder(self) -> Path:
-        """Return the folder of the detector that was named, or of the best one of the library.
+        """Return the folder of the detector that was named, or of the best one that is there; say which where none was named.
 
         Raises:
-            BundleError: there is none.
+            BundleError: there is none of that name.
         """
-        from trt_track.engines.library import library_folder
-        from trt_track.engines.manifest import MANIFEST
+        from trt_track.engines.library import library_detectors, library_folder
+        from trt_track.models import GROUNDING_DINO_PICO, GROUNDING_DINO_PICO_BUNDLE
 
         if self.detector is not None and Path(self.detector).is_dir():
             return Path(self.detector)
-        for name in _BEST_FIRST if self.detector is None else (self.detector,):
-            found = sorted(folder for folder in library_folder().glob(f"{name}-*") if (folder / MANIFEST).is_file())
-            if found:
-                return min(found, key=lambda folder: folder.name.endswith("fp16"))
-        wanted = self.detector or "a detector for text prompts"
-        advice = "trt-track export-detector grounding-dino-tiny makes one"
-        raise BundleError(f"{wanted} is neither a folder nor in {library_folder()}: {advice}")
+        known = library_detectors()
+        for name in OFFICIAL_DETECTORS if self.detector is None else (self.detector,):
+            if found := next((one.folder for one in known if one.model == name), None):
+                return found
+        if self.detector in {None, GROUNDING_DINO_PICO.name}:
+            if self.detector is None:
+                typer.echo(f"detector: {GROUNDING_DINO_PICO.name} ({_LITTLE_WORLD}); for a real one: {_ADVICE}", err=True)
+            return GROUNDING_DINO_PICO_BUNDLE
+        raise BundleError(f"{self.detector} is neither a folder nor in {library_folder()}: {_ADVICE}")

@@ -10,23 +10,32 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trt_track.cli.export_command import export_extra
-from trt_track.errors import ModelError, ParityError
+from trt_track.errors import ModelError, ParityError, PromptError
+from trt_track.models import GROUNDING_DINO_PICO
 from trt_track.specs import PRECISIONS
 
 if TYPE_CHECKING:
     from trt_track.detector_specs import DetectorSpec
     from trt_track.engines.manifest import Description
     from trt_track.export.grounding_dino import LoadedDetector
+    from trt_track.runtime.phrases import PromptReader
 
+EMBEDDED_FRAME, EMBEDDED_THRESHOLD = "192x320", 0.5
+"""What the embedded detector was trained for, and a score that most of what is named reaches and most of what is not does not."""
 CHECK_TEXT = "a cat. red car. person."
 """What the check that ends an export looks for."""
 
-Model = Annotated[str, typer.Argument(help="grounding-dino-tiny, grounding-dino-base, or a name of your own together with --weights.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="grounding-dino-tiny, grounding-dino-base, grounding-dino-pico, or a name of your own together with --weights."),
+]
 Weights = Annotated[
     Path | None, typer.Option(help="A folder with config.json, model.safetensors and tokenizer.json; by default from the Hugging Face hub.")
 ]
 Seed = Annotated[int | None, typer.Option("--random-weights", help="Make weights from this seed instead: for structure, speed and parity.")]
-Frame = Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size in pixels that frames are scaled to.")]
+Frame = Annotated[
+    str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size in pixels that frames are scaled to; default: 800x1333, of pico 192x320.")
+]
 Precision = Annotated[str, typer.Option(help="fp32, or fp16 for the backbone in half precision.")]
 Out = Annotated[Path | None, typer.Option(help="The bundle's folder; default: in the library.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")]
@@ -36,7 +45,7 @@ def export_detector(  # noqa: PLR0913, PLR0917 - the command's options
     model: Model,
     weights: Weights = None,
     random_weights: Seed = None,
-    frame: Frame = "800x1333",
+    frame: Frame = None,
     precision: Precision = "fp32",
     out: Out = None,
     overwrite: Overwrite = False,
@@ -46,17 +55,20 @@ def export_detector(  # noqa: PLR0913, PLR0917 - the command's options
         raise ModelError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
     if weights is not None and random_weights is not None:
         raise ModelError("give either --weights or --random-weights, not both")
-    frame_hw = parse_frame(frame)
+    embedded = model == GROUNDING_DINO_PICO.name and random_weights is None
+    frame_hw = parse_frame(frame or (EMBEDDED_FRAME if embedded else "800x1333"))
     with export_extra():
         from trt_track.export.grounding_dino import detector_spec, download_detector, load_detector, official_config, seed_detector
     if random_weights is not None:
         loaded = seed_detector(official_config(model), random_weights)
     else:
-        loaded = download_detector(model) if weights is None else load_detector(weights)
-    from trt_track.engines.library import library_folder
+        folder = GROUNDING_DINO_PICO if weights is None and embedded else weights
+        loaded = download_detector(model) if folder is None else load_detector(folder)
+    from trt_track.engines.library import detector_folder
 
-    target = out or library_folder() / f"{model}-{frame_hw[0]}x{frame_hw[1]}-{precision}"
-    write_detector(loaded, detector_spec(loaded, model, frame_hw), precision, target=target, overwrite=overwrite)
+    target = out or detector_folder(model, frame_hw, precision)
+    threshold = EMBEDDED_THRESHOLD if embedded else 0.35
+    write_detector(loaded, detector_spec(loaded, model, frame_hw, threshold), precision, target=target, overwrite=overwrite)
     typer.echo(target)
 
 
@@ -99,7 +111,7 @@ def write_detector(loaded: LoadedDetector, spec: DetectorSpec, precision: str, *
     with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(spec.name) as advance:
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)
-            trace(module, specs[name], draft.onnx_path(name), opset=DETECTOR_OPSET)
+            trace(module, specs[name], draft.onnx_path(name), opset=DETECTOR_OPSET, compact=precision == "fp32")
             draft.add(specs[name])
         draft.add_file(TOKENIZER, loaded.tokenizer_json)
         advance(len(modules), len(modules), "traced")
@@ -122,7 +134,8 @@ def require_detector_parity(loaded: LoadedDetector, spec: DetectorSpec, precisio
 
     graphs = {name: (graph, folder / "onnx" / f"{name}.onnx") for name, graph in detector_graph_specs(spec).items()}
     with OnnxRuntimeSession(graphs) as session:
-        detector = GroundingDino(session, PromptReader(folder / TOKENIZER, spec), TextQuery(CHECK_TEXT))
+        reader = PromptReader(folder / TOKENIZER, spec)
+        detector = GroundingDino(session, reader, TextQuery(check_text(reader)))
         frames = np.random.default_rng(0).integers(0, 256, (1, *spec.frame_hw, 3), np.uint8)
         (row,) = check_detector(detector, loaded.model, frames, precision=precision)
     if not row.passed:
@@ -130,6 +143,15 @@ def require_detector_parity(loaded: LoadedDetector, spec: DetectorSpec, precisio
             f"{spec.name} differs from transformers by {row.cells:.2e} in the choice of cells, {row.logits:.2e} in logits, {row.boxes:.2e} "
             f"in boxes, and in the words of {row.words} boxes: no bundle was written"
         )
+
+
+def check_text(reader: PromptReader) -> str:
+    """Return a prompt that the model has all words for: `CHECK_TEXT`, or three things of words from its vocabulary."""
+    try:
+        return reader.read(CHECK_TEXT).text
+    except PromptError:
+        first, second, third, *_ = reader.known_words
+        return f"{first}. {second} {third}. {third}."
 
 
 def _description(spec: DetectorSpec, precision: str, loaded: LoadedDetector) -> Description:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from trt_track.errors import ModelError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 models = typer.Typer(help="List the official models, download one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -19,7 +22,7 @@ Hash = Annotated[str | None, typer.Option("--sha256", help="The hash to trust, f
 
 @models.command("list")
 def list_models() -> None:
-    """List the official models and the embedded one: parameters, download, licence, SHA-256, and which are in the cache."""
+    """List the official models and the embedded ones, trackers and detectors: parameters, licence, and what of them is here already."""
     from rich.console import Console
     from rich.table import Table
 
@@ -33,7 +36,32 @@ def list_models() -> None:
         cached = "yes" if (cache_folder() / model.file_name).is_file() else "no"
         table.add_row(name, f"{model.parameters / 1e6:.0f} M", size, model.licence, model.sha256 or "unknown", cached)
     table.add_row(PICO.name, f"{PICO_PARAMETERS / 1e6:.0f} M", "none", "Apache-2.0", _pico_sha256() or "unknown", "embedded")
-    Console(width=160, markup=False, highlight=False).print(table)
+    console = Console(width=160, markup=False, highlight=False)
+    console.print(table)
+    console.print()
+    console.print(_detector_table())
+
+
+def _detector_table() -> Table:
+    """Return the official detectors, those of the user's own that are in the library, and the embedded one."""
+    from rich.table import Table
+
+    from trt_track.cli.detector_choice import OFFICIAL_DETECTORS
+    from trt_track.engines.library import library_detectors
+    from trt_track.engines.manifest import MANIFEST
+    from trt_track.models import GROUNDING_DINO_PICO, GROUNDING_DINO_PICO_BUNDLE
+
+    exported: dict[str, list[str]] = {name: [] for name in OFFICIAL_DETECTORS}
+    for one in library_detectors():
+        exported.setdefault(one.model, []).append(f"{one.frame_hw[0]}x{one.frame_hw[1]} {one.precision}")
+    table = Table("detector", "parameters", "download", "licence", "in the library", box=None, pad_edge=False)
+    for name, forms in exported.items():
+        weights = OFFICIAL_DETECTORS.get(name)
+        facts = (f"{weights / 1e6:.0f} M", "by the export", "Apache-2.0") if weights else ("your own", "none", "your own")
+        table.add_row(name, *facts, ", ".join(forms) or f"no: trt-track export-detector {name}")
+    if (GROUNDING_DINO_PICO_BUNDLE / MANIFEST).is_file():
+        table.add_row(GROUNDING_DINO_PICO.name, "small", "none", "Apache-2.0", "embedded")
+    return table
 
 
 def _pico_sha256() -> str | None:

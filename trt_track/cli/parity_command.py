@@ -1,14 +1,16 @@
-"""`trt-track parity`: every graph and whole tracks against upstream, as a table, as JSON and as an exit code."""
+"""`trt-track parity`: every graph and whole tracks, or a detector's boxes, against upstream: as a table, as JSON and as an exit code."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from trt_track.cli.detector_parity import FRAMES as DETECTOR_FRAMES
+from trt_track.cli.detector_parity import DetectorParity, detector_report, print_detections
 from trt_track.errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,58 +23,92 @@ if TYPE_CHECKING:
     from trt_track.runtime.held_clip import HeldClip
     from trt_track.runtime.tracker import Tracker
 
+TRACKED_FRAMES: Final = 26
+"""Frames of a clip that a tracker is compared on, where no number is given."""
+
 Folder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
-Source = Annotated[Path | None, typer.Option("--clip", help="A clip to track end to end; without one only the graphs are compared.")]
-Frames = Annotated[int, typer.Option(min=12, help="Frames of the clip to use.")]
+Source = Annotated[Path | None, typer.Option("--clip", help="A clip to track end to end, or to detect on; without one only the graphs.")]
+Frames = Annotated[
+    int | None, typer.Option(min=1, help=f"Frames of the clip to use; default: {TRACKED_FRAMES}, of a detector {DETECTOR_FRAMES}.")
+]
 Report = Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="The weights of the bundle; by default what the manifest names, from the cache.")]
 Config = Annotated[Path | None, typer.Option(help="The model's YAML file, for a model that is not in the catalogue.")]
 Backend = Annotated[str, typer.Option(help="What runs the graphs: auto, onnxruntime-cpu, tensorrt-rtx, tensorrt.")]
+Text = Annotated[str | None, typer.Option(help="What a detector looks for; default: things that it has words for.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="The weights of a detector, a folder in transformers' form; default: what the manifest names.")
+]
 Only = Annotated[list[str] | None, typer.Option("--case", help="Only cases whose name contains this; repeatable.")]
 
 
 def parity(  # noqa: PLR0913, PLR0917 - the command's options
     bundle: Folder,
     clip: Source = None,
-    frames: Frames = 26,
+    frames: Frames = None,
     report: Report = None,
     checkpoint: Checkpoint = None,
     config: Config = None,
     backend: Backend = "auto",
     case: Only = None,
+    text: Text = None,
+    weights: Weights = None,
 ) -> None:
-    """Compare a bundle with upstream, graph by graph and, with --clip, end to end; exit code 1 when it differs too much."""
+    """Compare a bundle with upstream: graph by graph and, with --clip, end to end; a detector frame by frame. Exit code 1: it is off."""
     from trt_track.cli.export_command import export_extra
 
     with export_extra():
         import torch  # noqa: F401
 
-    from trt_track.engines.backends import choose_backend, open_chosen
+    from trt_track.detector_specs import DetectorSpec
+    from trt_track.engines.backends import choose_backend
     from trt_track.engines.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    detects = isinstance(opened.manifest.description.model, DetectorSpec)
+    foreign = {"--checkpoint": checkpoint, "--config": config, "--case": case} if detects else {"--text": text, "--weights": weights}
+    if given := [option for option, value in foreign.items() if value is not None]:
+        raise ModelError(f"{bundle} holds a {'detector' if detects else 'tracker'}, for which {given[0]} says nothing: leave it out")
+    if report is not None:
+        _prepare(report)  # rather now than after all the work
+    name, why = choose_backend(backend, opened)
+    typer.echo(f"backend: {why}", err=True)
+    if detects:
+        passed, content = _compare_detector(opened, name, DetectorParity(text, weights, clip, frames or DETECTOR_FRAMES))
+    else:
+        plan = None if clip is None else _plan(clip, opened.model.image_size, frames or TRACKED_FRAMES, case)
+        passed, content = _compare_tracker(opened, name, _predictor(opened, checkpoint, config), plan)
+    if report is not None:
+        report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    failed = passed.count(False)
+    typer.echo(f"{failed} of {len(passed)} comparisons failed" if failed else "equal to upstream")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _compare_detector(bundle: Bundle, backend: str, asked: DetectorParity) -> tuple[list[bool], dict[str, Any]]:
+    """Print the rows of a detector; return which passed, and the report."""
+    rows = asked.compare(bundle, backend)
+    print_detections(rows)
+    return [row.passed for row in rows.values()], detector_report(bundle, backend, rows)
+
+
+def _compare_tracker(
+    bundle: Bundle, backend: str, predictor: nn.Module, plan: tuple[HeldClip, list[Case]] | None
+) -> tuple[list[bool], dict[str, Any]]:
+    """Print the rows of a tracker; return which passed, and the report."""
+    from trt_track.engines.backends import open_chosen
     from trt_track.parity.graph_check import check_session
     from trt_track.runtime.tracker import Tracker
 
-    opened = Bundle.open(bundle)
-    if report is not None:
-        _prepare(report)  # rather now than after all the work
-    plan = None if clip is None else _plan(clip, opened.model.image_size, frames, case)
-    predictor = _predictor(opened, checkpoint, config)
-    name, why = choose_backend(backend, opened)
-    typer.echo(f"backend: {why}", err=True)
-    precision = opened.manifest.description.precision
-    with Tracker(open_chosen(opened, name), opened.model) as tracker:
+    precision = bundle.manifest.description.precision
+    with Tracker(open_chosen(bundle, backend), bundle.model) as tracker:
         graphs = check_session(
             tracker.session, predictor, precision=precision, on_graph=lambda graph: typer.echo(f"graph: {graph}", err=True)
         )
         print_graphs(graphs)
         tracks = [] if plan is None else _tracks(tracker, predictor, plan, precision)
-    if report is not None:
-        report.write_text(json.dumps(_json(opened, name, graphs, tracks), indent=1) + "\n", encoding="utf-8")
-    failed = sum(not row.passed for row in graphs) + sum(not row.passed for check in tracks for row in check.rows)
-    typer.echo(
-        f"{failed} of {len(graphs) + sum(len(check.rows) for check in tracks)} comparisons failed" if failed else "equal to upstream"
-    )
-    raise typer.Exit(1 if failed else 0)
+    passed = [row.passed for row in graphs] + [row.passed for check in tracks for row in check.rows]
+    return passed, _json(bundle, backend, graphs, tracks)
 
 
 def _prepare(report: Path) -> None:

@@ -45,6 +45,14 @@ MaxFrames = Annotated[int | None, typer.Option(min=1, help="Stop after this many
 MaxObjects = Annotated[
     int | None, typer.Option(min=1, max=64, help="Objects at once at most; default: 16, or what the engines were built for.")
 ]
+MaxConditioning = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Conditioning frames that each object keeps in memory, the nearest ones: prompted frames, and those on which a detection "
+        "confirmed it. Default: 4, the most there are.",
+    ),
+]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
@@ -74,6 +82,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     reverse: Reverse = False,
     max_frames: MaxFrames = None,
     max_objects: MaxObjects = None,
+    max_conditioning: MaxConditioning = None,
     backend: Backend = "auto",
     threads: Threads = None,
 ) -> None:
@@ -115,13 +124,14 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         opened = asked_model.open(backend, machine)
         name, why = choose_backend(backend, opened, machine)
         typer.echo(f"backend: {why}", err=True)
-        tracker = stack.enter_context(Tracker(open_chosen(opened, name, threads), opened.model, max_objects=max_objects))
+        session = open_chosen(opened, name, threads)
+        tracker = stack.enter_context(Tracker(session, opened.model, max_objects=max_objects, max_conditioning=max_conditioning))
         video = Video(tracker, clip)
         if asked:
             video.add_prompts(asked)
         settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
-        settings |= {"max_objects": tracker.limits.objects, "backend": name}
-        settings |= {"backend_version": tracker.session.version, "device": tracker.session.device}
+        settings |= {"max_objects": tracker.limits.objects, "max_conditioning": tracker.max_conditioning}
+        settings |= {"backend": name, "backend_version": session.version, "device": session.device}
         tracking = ClipRun(video, folder, RunRecord(settings, opened))
         draw = "video" in kinds
         if found is None:

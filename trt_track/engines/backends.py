@@ -13,6 +13,7 @@ from trt_track.engines.engine_record import find_engines, sm_name
 from trt_track.engines.session import Session
 from trt_track.engines.tensorrt_door import MODULES, import_tensorrt
 from trt_track.errors import BackendError, BundleError, EngineMismatchError
+from trt_track.specs import ModelSpec
 
 AUTO: Final = "auto"
 CPU: Final = "onnxruntime-cpu"
@@ -144,7 +145,7 @@ def open_chosen(bundle: Bundle, name: str, threads: int | None = None) -> Sessio
         from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
 
         graphs = {graph: (spec, bundle.onnx_path(graph)) for graph, spec in bundle.specs.items()}
-        return OnnxRuntimeSession(graphs, threads=threads)
+        return OnnxRuntimeSession(graphs, threads=threads, plan_memory=isinstance(bundle.manifest.description.model, ModelSpec))
     from trt_track.engines.tensorrt_session import TensorRTSession
 
     return TensorRTSession(bundle, flavour=name)

@@ -35,6 +35,16 @@ class LibraryBundle:
     folder: Path
 
 
+@dataclass(frozen=True, slots=True)
+class LibraryDetector:
+    """A detector's bundle by what the name of its folder says."""
+
+    model: str
+    frame_hw: tuple[int, int]
+    precision: str
+    folder: Path
+
+
 def library_folder() -> Path:
     """Return the folder of all bundles: below `TRT_TRACK_CACHE` where that is set, else below the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
@@ -46,8 +56,24 @@ def bundle_folder(model: str, image_size: int, precision: str) -> Path:
     return library_folder() / f"{model}-{image_size}-{precision}"
 
 
+def detector_folder(model: str, frame_hw: tuple[int, int], precision: str) -> Path:
+    """Return where the bundle of a detector belongs in the library."""
+    return library_folder() / f"{model}-{frame_hw[0]}x{frame_hw[1]}-{precision}"
+
+
+def library_detectors() -> list[LibraryDetector]:
+    """Return every detector of the library, by name; of one model the better first: FP32 before FP16, then the larger frame."""
+    pattern = re.compile(f"(.+)-([0-9]+)x([0-9]+)-({'|'.join(PRECISIONS)})")
+    found = [
+        LibraryDetector(parts[1], (int(parts[2]), int(parts[3])), parts[4], folder)
+        for folder in library_folder().glob("*")
+        if (parts := pattern.fullmatch(folder.name)) and (folder / MANIFEST).is_file()
+    ]
+    return sorted(found, key=lambda one: (one.model, PRECISIONS.index(one.precision), -one.frame_hw[0] * one.frame_hw[1]))
+
+
 def library_bundles() -> list[LibraryBundle]:
-    """Return every bundle of the library, and the embedded one last."""
+    """Return every tracker's bundle of the library, and the embedded one last."""
     return [*_exported(), *_embedded()]
 
 

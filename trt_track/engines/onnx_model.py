@@ -33,7 +33,7 @@ class OnnxModel:
             raise ModelError(f"{path}: no such file")
         # Without a contract: it is read from the loaded file, below.
         try:
-            self._engine = load_graph(str(path), path, session_options(threads or default_threads()))
+            self._engine = load_graph(str(path), path, session_options(threads or default_threads(), plan_memory=False))
         except EngineRunError as error:
             raise ModelError(f"{error}: the file is damaged, no ONNX file, or made for another runtime: export it again") from error
         inputs, outputs = self._engine.get_inputs(), self._engine.get_outputs()

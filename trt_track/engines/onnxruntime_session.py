@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 
+from trt_track.engines.host_memory import MemoryState, host_memory
 from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
@@ -24,9 +25,16 @@ def default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def session_options(threads: int) -> ort.SessionOptions:
-    """Return the options that every graph on the CPU is loaded with."""
+def session_options(threads: int, *, plan_memory: bool = True) -> ort.SessionOptions:
+    """Return the options that every graph on the CPU is loaded with.
+
+    Args:
+        threads: cores to use.
+        plan_memory: whether ONNX Runtime may lay out all work space of a size of the inputs as one block, which it keeps beside what its
+            first run of that size took. A Grounding DINO of 544 x 960 pixels needs 3.1 GB with and 2.1 GB without, and the same time.
+    """
     options = ort.SessionOptions()
+    options.enable_mem_pattern = plan_memory
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -57,21 +65,23 @@ class OnnxRuntimeSession:
     device = "CPU"
     max_batch = MAX_CPU_BATCH
     max_objects: int | None = None
+    max_frames: int | None = None
     max_video_side: int | None = None
 
-    def __init__(self, graphs: Mapping[str, tuple[GraphSpec, Path]], *, threads: int | None = None) -> None:
+    def __init__(self, graphs: Mapping[str, tuple[GraphSpec, Path]], *, threads: int | None = None, plan_memory: bool = True) -> None:
         """Load every graph.
 
         Args:
             graphs: contract and ONNX file of each graph, by name.
             threads: cores to use, all that the process may use by default.
+            plan_memory: see `session_options`; False for large graphs whose batches change their size.
 
         Raises:
             EngineRunError: ONNX Runtime refused a graph.
         """
         self.threads = threads or default_threads()
         self.specs: Mapping[str, GraphSpec] = {name: spec for name, (spec, _) in graphs.items()}
-        options = session_options(self.threads)
+        options = session_options(self.threads, plan_memory=plan_memory)
         self._engines = {name: _Graph(spec, path, options) for name, (spec, path) in graphs.items()}
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
@@ -100,6 +110,10 @@ class OnnxRuntimeSession:
         if not self._engines:
             raise EngineRunError("the session is closed: a tracker that was closed cannot go on, open it again")
         self._engines[graph].run(inputs, outputs)
+
+    def memory(self) -> MemoryState | None:
+        """Return the state of the host's memory."""
+        return host_memory()
 
     def close(self) -> None:
         """Free the graphs and their work space."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from trt_track.engines.host_memory import MemoryState
 from trt_track.specs import GraphSpec
 
 
@@ -36,6 +37,8 @@ class Session(Protocol):
     """Objects that one call should carry at most."""
     max_objects: int | None
     """Objects whose memories the bank may hold at most, None for any number."""
+    max_frames: int | None
+    """Frames in one call of an encoder or a detector at most, None for any number."""
     max_video_side: int | None
     """Pixels that a side of the video may have at most, None for any number."""
 
@@ -61,6 +64,9 @@ class Session(Protocol):
             TensorMismatchError: a name, shape or dtype is not the contract's.
             EngineRunError: the engine failed.
         """
+
+    def memory(self) -> MemoryState | None:
+        """Return the state of the memory that arrays and graphs take, None where it is not known."""
 
     def close(self) -> None:
         """Free everything that the session allocated."""

@@ -11,6 +11,7 @@ from trt_track.engines.bound_engine import Arrays, BoundEngine
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.device_memory import Block, Device, DeviceArray, UploadRing, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
+from trt_track.engines.host_memory import MemoryState
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
 from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import DTYPE_BYTES, GraphSpec
@@ -50,6 +51,7 @@ class TensorRTSession:
             self.specs: Mapping[str, GraphSpec] = bundle.specs
             self.max_batch = min(record.limits.objects for record in engines.records.values())
             self.max_objects: int | None = self.max_batch
+            self.max_frames: int | None = min(record.limits.frames for record in engines.records.values())
             self.max_video_side: int | None = _largest_side(engines)
             self._ring = UploadRing(self._device)
             for name in bundle.specs:
@@ -145,6 +147,12 @@ class TensorRTSession:
             raise TensorMismatchError(f"the session has no graph {graph!r}; it has {', '.join(self._graphs)}") from None
         loaded.bind(inputs, outputs, self._host_values)
         loaded.enqueue(self._device.stream)
+
+    def memory(self) -> MemoryState | None:
+        """Return the state of the GPU's memory, whoever holds it: work space that was allocated once is kept."""
+        gpu = self._device.gpu
+        held = gpu.total_bytes - gpu.free_bytes
+        return MemoryState(held=held, peak=held, available=gpu.free_bytes)
 
     def _check_open(self) -> None:
         """Refuse what would write to memory that was given back."""

@@ -154,11 +154,11 @@ def find_hub_model(name: str) -> HubModel:
     return HUB_MODELS[name]
 
 
-def detector_spec(loaded: LoadedDetector, name: str, frame_hw: tuple[int, int]) -> DetectorSpec:
-    """Return what the runtime must know of a model."""
+def detector_spec(loaded: LoadedDetector, name: str, frame_hw: tuple[int, int], box_threshold: float = 0.35) -> DetectorSpec:
+    """Return what the runtime must know of a model; `box_threshold` is for users who name none."""
     config = loaded.model.config
     delimiters = tuple(int(token) for token in loaded.model.model.special_tokens)
-    return DetectorSpec(name, frame_hw, config.d_model, config.num_queries, config.max_text_len, delimiters)
+    return DetectorSpec(name, frame_hw, config.d_model, config.num_queries, config.max_text_len, delimiters, box_threshold)
 
 
 def _check_config(config: GroundingDinoConfig, folder: Path) -> None:

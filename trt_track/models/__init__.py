@@ -1,4 +1,4 @@
-"""The model that the package carries: a bundle for the CPU, its weights and its configuration."""
+"""The models that the package carries, a tracker and a text detector: bundles for the CPU, weights and configurations."""
 
 from __future__ import annotations
 
@@ -12,4 +12,9 @@ PICO_CONFIG: Final = PICO / "pico.yaml"
 PICO_WEIGHTS: Final = PICO / "pico.safetensors"
 """Its weights in half precision."""
 PICO_BUNDLE: Final = PICO / "bundle"
+"""Its exported graphs, FP32."""
+
+GROUNDING_DINO_PICO: Final = Path(__file__).parent / "grounding-dino-pico"
+"""Folder of the text detector, as transformers loads it: `config.json`, `model.safetensors` in half precision, `tokenizer.json`."""
+GROUNDING_DINO_PICO_BUNDLE: Final = GROUNDING_DINO_PICO / "bundle"
 """Its exported graphs, FP32."""

@@ -12,6 +12,7 @@ from trt_track.errors import TensorMismatchError
 
 if TYPE_CHECKING:
     from trt_track.export.reference import Found
+    from trt_track.parity.detector_check import DetectorDeviation
 
 TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
     "fp32": {"memory": 4e-3, "mask": 1e-3, "*": 2e-4},
@@ -131,6 +132,6 @@ def mask_iou(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.logical_and(first, second).sum() / union) if union else 1.0
 
 
-def as_json(rows: Sequence[Deviation | TrackDeviation]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[Deviation | TrackDeviation | DetectorDeviation]) -> list[dict[str, Any]]:
     """Return the rows as JSON values, the verdict included."""
     return [{**asdict(row), "passed": row.passed} for row in rows]

@@ -6,9 +6,9 @@ Integers only. The memories themselves lie in two arrays of the session, which t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from trt_track.errors import PromptError
+from trt_track.errors import ModelError, PromptError
 from trt_track.specs import Limits, ModelSpec
 
 
@@ -64,6 +64,35 @@ class Recall:
         return len(self.pages), len(self.pointers)
 
 
+def most_conditioning(model: ModelSpec, limits: Limits) -> int:
+    """Return how many conditioning frames of an object are kept: all that its recent ones leave room for, or fewer if the model says so."""
+    room = max(1, limits.memories - (model.memory_frames - 1))
+    return min(room, model.max_conditioning) if model.max_conditioning > 0 else room
+
+
+def conditioning_limits(model: ModelSpec, objects: int, most: int | None) -> Limits:
+    """Return limits with room for so many conditioning frames of each object.
+
+    Args:
+        model: how many recent frames an object remembers beside them.
+        objects: objects at once.
+        most: conditioning frames of one object, of which the nearest to the frame tracked are kept; None for all that there is room for.
+
+    Raises:
+        ModelError: there is no room for so many, or not even one is asked for.
+    """
+    limits = Limits(objects=objects)
+    room = most_conditioning(model, limits)
+    if most is None:
+        return limits
+    if not 1 <= most <= room:
+        raise ModelError(
+            f"{most} conditioning frames of each object are not possible with {model.name}: give --max-conditioning (max_conditioning in "
+            f"Python) from 1 to {room}"
+        )
+    return replace(limits, memories=model.memory_frames - 1 + most)
+
+
 class MemoryBank:
     """Assigns the slots of the bank for all objects of one video.
 
@@ -82,9 +111,7 @@ class MemoryBank:
         self.model, self.frame_count, self.step = model, frame_count, -1 if reverse else 1
         self.pages = SlotPool(limits.pages)
         self.pointers = SlotPool(limits.pointers)
-        self.max_conditioning = limits.memories - (model.memory_frames - 1)
-        if model.max_conditioning > 0:
-            self.max_conditioning = min(self.max_conditioning, model.max_conditioning)
+        self.max_conditioning = most_conditioning(model, limits)
         self.pointer_frames = min(frame_count, model.pointer_frames)
         self._objects: dict[int, ObjectMemory] = {}
 

@@ -137,7 +137,8 @@ class DetectedTracks:
                 "those with the best scores are tracked: raise --max-objects (max_objects in Python)"
             )
         prompts = [Prompt(frame, track, remove=True) for track in plan.stop]
-        prompts += [Prompt(frame, start.track, box_xyxy_px=start.box_xyxy_px) for start in plan.start]
+        prompts += [Prompt(frame, one.track, box_xyxy_px=one.box_xyxy_px, conditions=True) for one in plan.correct]
+        prompts += [Prompt(frame, one.track, box_xyxy_px=one.box_xyxy_px) for one in plan.start]
         if prompts:
             self.video.add_prompts(prompts)
         return bool(prompts)

@@ -16,6 +16,7 @@ import numpy as np
 
 from trt_track.errors import PromptError
 from trt_track.runtime.appearance import Histogram, colour_histogram, similarity
+from trt_track.runtime.batch_size import BatchSize
 from trt_track.runtime.detections import DetectionFile, DetectionWriter, Detector, FrameDetections, finished_detections, read_detections
 from trt_track.runtime.frames import Frame, ImageU8, VideoInfo
 from trt_track.runtime.tracker import Source
@@ -121,7 +122,7 @@ def detect_clip(
 
     Args:
         source: the clip.
-        detector: gets `detector.batch` frames at once, at the end fewer; it is not closed.
+        detector: gets few frames first, then as many at once as its memory has room for; it is not closed.
         frames: in any order.
         writer: just opened.
         on_progress: called with the frames done and their number, after each batch.
@@ -132,9 +133,11 @@ def detect_clip(
         OutputError: the file cannot be written.
     """
     done = 0
+    size = BatchSize(detector.min_batch, detector.max_batch, detector.memory)
     with closing(_pictures(source, frames)) as pictures:
-        while batch := list(islice(pictures, max(1, detector.batch))):
-            found = detector.detect([picture for _, picture in batch])
+        while batch := list(islice(pictures, size.frames)):
+            with size.watch():
+                found = detector.detect([picture for _, picture in batch])
             for (frame, _), detections in zip(batch, found, strict=True):
                 writer.write(FrameDetections(frame, tuple(detections)))
             done += len(batch)
@@ -203,10 +206,9 @@ def _pictures(source: Source, frames: Sequence[int]) -> Generator[tuple[int, Ima
         return
     wanted = frozenset(frames)
     # Not one reading a frame: each opens the file anew and decodes from the last keyframe, often hundreds of frames back.
-    with closing(source.frames(size=_UNUSED_PX, start=min(wanted), stop=max(wanted) + 1, keep_video=True)) as read:
+    with closing(source.frames(size=_UNUSED_PX, start=min(wanted), stop=max(wanted) + 1, only=wanted, keep_video=True)) as read:
         for frame in read:
-            if frame.index in wanted:
-                yield frame.index, _picture(frame)
+            yield frame.index, _picture(frame)
 
 
 def _picture(frame: Frame) -> ImageU8:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from trt_track.engines.host_memory import MemoryState
 from trt_track.errors import OutputError, PromptError
 from trt_track.runtime.frames import ImageU8
 from trt_track.runtime.output_file import output_errors
@@ -46,11 +47,13 @@ class FrameDetections:
 class Detector(Protocol):
     """Finds boxes on frames. Not thread-safe."""
 
-    batch: int
-    """Frames that one call should carry at most."""
+    min_batch: int
+    """Frames of a call that costs no more than one of a single frame: 1, or what the model's file fixes."""
+    max_batch: int
+    """Frames of one call at most."""
 
     def detect(self, frames_rgb: Sequence[ImageU8]) -> list[tuple[Detection, ...]]:
-        """Return what is on each of 1 to `batch` frames, the best first.
+        """Return what is on each of 1 to `max_batch` frames, the best first.
 
         Args:
             frames_rgb: (H, W, 3) uint8 RGB in displayed pixels, all of one size.
@@ -58,6 +61,9 @@ class Detector(Protocol):
         Raises:
             EngineRunError: the engine failed.
         """
+
+    def memory(self) -> MemoryState | None:
+        """Return the state of the memory that frames of a call take, None where it is not known."""
 
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what is found, as JSON values: model and its hash, prompt, thresholds, size."""

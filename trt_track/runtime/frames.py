@@ -58,8 +58,14 @@ class FrameRequest:
     """Side S of the model's square, in pixels."""
     keep_video: bool = False
     """Whether `Frame.video_rgb_hwc` is filled."""
+    only: frozenset[int] | None = None
+    """Of `indexes` only these, None for all: the others are decoded, as those that follow need them, but made no frames of."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     """Set from another thread when nobody waits for the frames any more."""
+
+    def wants(self, index: int) -> bool:
+        """Tell whether to deliver a frame of `indexes`."""
+        return self.only is None or index in self.only
 
 
 class FrameReader(Protocol):

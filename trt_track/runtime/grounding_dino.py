@@ -12,16 +12,22 @@ from PIL import Image
 
 from trt_track.engines.backends import AUTO, open_session
 from trt_track.engines.bundle import Bundle
+from trt_track.engines.host_memory import MemoryState
 from trt_track.engines.session import Session
 from trt_track.errors import PromptError
+from trt_track.runtime.batch_size import MOST_FRAMES
 from trt_track.runtime.detections import MIN_SIDE_PX, Detection
 from trt_track.runtime.frames import ImageU8
 from trt_track.runtime.phrases import TOKENIZER, PromptReader
 
-BOX_THRESHOLD: Final = 0.35
-"""Least probability of a box's best token: the default of upstream's demonstration."""
 TEXT_THRESHOLD: Final = 0.25
-"""Least probability of a token to be among a box's words, from the same place."""
+"""Least probability of a token to be among a box's words: the default of upstream's demonstration."""
+
+
+def scaled_frame(frame_rgb: ImageU8, size_hw: tuple[int, int]) -> ImageU8:
+    """Scale a frame (H, W, 3) uint8 to a model's size; Pillow's bilinear filter is what transformers' image processor scales with."""
+    height, width = size_hw
+    return np.asarray(Image.fromarray(frame_rgb).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +35,36 @@ class TextQuery:
     """What to look for."""
 
     text: str
-    box_threshold: float = BOX_THRESHOLD
+    box_threshold: float | None = None
+    """None for what suits the model."""
     text_threshold: float = TEXT_THRESHOLD
 
     def __post_init__(self) -> None:
         for name, value in (("box", self.box_threshold), ("text", self.text_threshold)):
-            if not 0 < value < 1:
+            if value is not None and not 0 < value < 1:
                 raise PromptError(f"the {name} threshold is {value}: choose a number between 0 and 1")
 
 
 class GroundingDino:
     """Fills the `Detector` protocol."""
 
-    def __init__(self, session: Session, reader: PromptReader, query: TextQuery, *, batch: int = 1) -> None:
+    min_batch = 1
+
+    def __init__(self, session: Session, reader: PromptReader, query: TextQuery) -> None:
         """Read the prompt and run the text encoder; most users call `open`.
 
         Args:
             session: runs the graphs; the detector closes it.
             reader: the model's tokenizer.
             query: prompt and thresholds.
-            batch: frames in one call at most.
 
         Raises:
             PromptError: the prompt is empty, too long or has words that the model does not know.
         """
-        self.session, self.reader, self.query, self.batch = session, reader, query, batch
+        self.session, self.reader, self.query = session, reader, query
+        self.max_batch = min(MOST_FRAMES, session.max_frames or MOST_FRAMES)
         self.spec = reader.detector
+        self.box_threshold = self.spec.box_threshold if query.box_threshold is None else query.box_threshold
         self.source: dict[str, Any] = {}
         self.prompt = reader.read(query.text)
         given = {"token": self.prompt.token, "position": self.prompt.position, "attends": self.prompt.attends}
@@ -99,10 +109,7 @@ class GroundingDino:
 
     def detect(self, frames_rgb: Sequence[ImageU8]) -> list[tuple[Detection, ...]]:
         """Return what is on each frame, the best first; see `Detector.detect`."""
-        height, width = self.spec.frame_hw
-        # Pillow's bilinear filter is what transformers' image processor scales with.
-        scaled = [np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)) for frame in frames_rgb]
-        logits, boxes, _ = self.run(np.stack(scaled))
+        logits, boxes, _ = self.run(np.stack([scaled_frame(frame, self.spec.frame_hw) for frame in frames_rgb]))
         return [self._found(one, where, frame.shape[:2]) for one, where, frame in zip(logits, boxes, frames_rgb, strict=True)]
 
     def run(self, frames_fhwc: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -125,7 +132,7 @@ class GroundingDino:
         scale = np.array([video_hw[1], video_hw[0]] * 2, np.float32)
         pixels = np.clip(corners * scale, 0, scale)
         real = (pixels[:, 2:] - pixels[:, :2] >= MIN_SIDE_PX).all(axis=1)
-        kept = np.flatnonzero((best > self.query.box_threshold) & real)
+        kept = np.flatnonzero((best > self.box_threshold) & real)
         return tuple(self._detection(pixels[i], probability[i]) for i in kept[np.argsort(-best[kept], kind="stable")])
 
     def _detection(self, box: npt.NDArray[np.float32], probability: npt.NDArray[np.float32]) -> Detection:
@@ -134,9 +141,13 @@ class GroundingDino:
         label = self.prompt.phrases[self.prompt.phrase[int(of_phrases.argmax())]]
         return Detection(box.astype(np.float32), float(probability.max()), label, words)
 
+    def memory(self) -> MemoryState | None:
+        """Return the state of the session's memory."""
+        return self.session.memory()
+
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what is found; see `Detector.describe`."""
-        thresholds = {"box_threshold": self.query.box_threshold, "text_threshold": self.query.text_threshold}
+        thresholds = {"box_threshold": self.box_threshold, "text_threshold": self.query.text_threshold}
         return {"detector": self.spec.name, "text": self.prompt.text, **thresholds, "sha256": self.source}
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -62,8 +62,15 @@ class HeldClip:
         held = self.held[:count]
         return replace(self, info=replace(self.info, frame_count=len(held)), held=held)
 
-    def frames(
-        self, *, size: int, reverse: bool = False, start: int | None = None, stop: int | None = None, keep_video: bool = False
+    def frames(  # noqa: PLR0913 - which frames, and how
+        self,
+        *,
+        size: int,
+        reverse: bool = False,
+        start: int | None = None,
+        stop: int | None = None,
+        only: Collection[int] | None = None,
+        keep_video: bool = False,
     ) -> Generator[Frame, None, None]:
         """Yield frames as `VideoSource.frames` does.
 
@@ -77,7 +84,7 @@ class HeldClip:
             indexes = range(last if start is None else start, -1 if stop is None else stop, -1)
         else:
             indexes = range(start or 0, last + 1 if stop is None else min(stop, last + 1))
-        yield from (self.held[index] for index in indexes)
+        yield from (self.held[index] for index in indexes if only is None or index in only)
 
     def close(self) -> None:
         """Do nothing: there is no file."""

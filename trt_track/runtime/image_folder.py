@@ -51,7 +51,7 @@ class ImageFolder:
     def read(self, request: FrameRequest) -> Iterator[Frame]:
         """Yield the frames asked for; see `FrameReader.read`."""
         self.damage = None
-        for index in request.indexes:
+        for index in filter(request.wants, request.indexes):
             try:
                 frame = self._frame(index, request)
             except _UNREADABLE as error:

@@ -18,6 +18,8 @@ from trt_track.errors import PromptError
 
 TOKENIZER: Final = "tokenizer.json"
 _UNKNOWN: Final = "[UNK]"
+_FEW_WORDS: Final = 50
+"""Words that a message can list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,12 @@ class PromptReader:
         except Exception as error:  # it raises Exception itself
             raise PromptError(f"{path} is no tokenizer: {error}") from error
 
+    @property
+    def known_words(self) -> tuple[str, ...]:
+        """Words that are a token each, in the order of their numbers."""
+        numbers = self._tokenizer.get_vocab()
+        return tuple(sorted((word for word in numbers if word.isalpha()), key=lambda word: int(numbers[word])))
+
     def read(self, text: str) -> TextPrompt:
         """Read a prompt: phrases in any case with a full stop after each; the last one may be left out.
 
@@ -81,7 +89,9 @@ class PromptReader:
         pairs = zip(encoding.tokens, encoding.offsets, strict=True)
         unknown = [text[start:stop] for name, (start, stop) in pairs if name == _UNKNOWN]
         if unknown:
-            raise PromptError(f"{self.detector.name} has no token for {', '.join(map(repr, unknown))}: use other words")
+            words = self.known_words
+            advice = f"it knows only {', '.join(words)}" if len(words) <= _FEW_WORDS else "use other words"
+            raise PromptError(f"{self.detector.name} has no token for {', '.join(map(repr, unknown))}: {advice}")
 
     def _phrases(self, text: str, encoding: Any, end: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
         """Return which phrase each token is of, and the phrases as they stand in the text."""

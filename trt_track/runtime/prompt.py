@@ -37,6 +37,8 @@ class Prompt:
     """(H, W) of the video's size, true inside the object."""
     remove: bool = False
     """Whether the object is tracked no more from this frame on."""
+    conditions: bool = False
+    """Whether a correction makes its frame a conditioning frame, which it does with every prompt where the model says so."""
 
     def __post_init__(self) -> None:
         points = self._array("points", self.points_xy_px, np.float32)
@@ -136,6 +138,7 @@ def _merge(group: Sequence[Prompt]) -> Prompt:
             boxes[0] if boxes else None,
             masks[0] if masks else None,
             any(prompt.remove for prompt in group),
+            any(prompt.conditions for prompt in group),
         )
     )
     if merged.mask is not None and merged.click_count:

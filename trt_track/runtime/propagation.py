@@ -109,7 +109,7 @@ class Propagation:
             if self.started.get(prompt.object_id, frame) == frame:
                 outcomes[prompt.object_id] = self._start(frame, prompt)
             else:
-                outcomes[prompt.object_id] = self.steps.correct(prompt.object_id, frame, self.bank, self._asked(prompt))
+                outcomes[prompt.object_id] = self._correct(frame, prompt)
         return outcomes
 
     def _start(self, frame: int, prompt: Prompt) -> Outcome:
@@ -117,6 +117,9 @@ class Propagation:
             self.started[prompt.object_id] = frame
             self.active.append(prompt.object_id)
         return self.steps.start(prompt.object_id, frame, self.bank, self._asked(prompt))
+
+    def _correct(self, frame: int, prompt: Prompt) -> Outcome:
+        return self.steps.correct(prompt.object_id, frame, self.bank, self._asked(prompt), conditions=prompt.conditions)
 
     def _remove(self, object_id: int) -> None:
         if object_id in self.active:

@@ -111,10 +111,13 @@ class Steps:
             return self._settle(slot)
         return self._draw(slot, prompt)
 
-    def correct(self, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray) -> Outcome:
-        """Track one object and put it right on this frame, with the tracked mask as a prompt beside the clicks."""
+    def correct(self, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray, *, conditions: bool = False) -> Outcome:
+        """Track one object and put it right on this frame, with the tracked mask as a prompt beside the clicks.
+
+        It is remembered as a tracked frame, or as a conditioning frame where the model or `conditions` says so.
+        """
         recall = bank.recall(object_id, frame)
-        slot = bank.condition(object_id, frame) if self.model.corrections_condition else bank.remember(object_id, frame)
+        slot = bank.condition(object_id, frame) if conditions or self.model.corrections_condition else bank.remember(object_id, frame)
         if not isinstance(prompt, Clicks):
             return self._draw(slot, prompt)
         conditioned = self._condition([recall], bank.pointer_span)

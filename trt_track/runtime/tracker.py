@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ import numpy as np
 
 from trt_track.engines.session import Session
 from trt_track.errors import BackendError, PromptError, VideoError
+from trt_track.runtime.bank import conditioning_limits, most_conditioning
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.prompts import Prompt, check_prompts, merge_prompts
 from trt_track.runtime.propagation import Propagation
@@ -38,8 +39,15 @@ class Source(Protocol):
     def damage(self) -> str | None:
         """Why the last reading ended early, or None."""
 
-    def frames(
-        self, *, size: int, reverse: bool = ..., start: int | None = ..., stop: int | None = ..., keep_video: bool = ...
+    def frames(  # noqa: PLR0913 - which frames, and how
+        self,
+        *,
+        size: int,
+        reverse: bool = ...,
+        start: int | None = ...,
+        stop: int | None = ...,
+        only: Collection[int] | None = ...,
+        keep_video: bool = ...,
     ) -> Generator[Frame, None, None]:
         """Yield frames in order; see `VideoSource.frames`."""
 
@@ -50,16 +58,19 @@ class Source(Protocol):
 class Tracker:
     """A model, compiled and loaded, that tracks objects through videos, one video at a time."""
 
-    def __init__(self, session: Session, model: ModelSpec, *, max_objects: int | None = None) -> None:
+    def __init__(self, session: Session, model: ModelSpec, *, max_objects: int | None = None, max_conditioning: int | None = None) -> None:
         """Use a session that is open already; most users call `Tracker.open`.
 
         Args:
             session: what computes; the tracker closes it.
             model: what the loop must know of the model.
             max_objects: objects of one video at most, for which memory is set aside; by default what the engines were built for, else 16.
+            max_conditioning: prompted frames that an object keeps in memory, the nearest ones; by default all that there is room for, 4 of
+                the published models (upstream's `max_cond_frames_in_attn`).
 
         Raises:
             BackendError: the engines were built for fewer objects.
+            ModelError: there is no room for so many prompted frames.
         """
         built = session.max_objects
         if max_objects is not None and built is not None and max_objects > built:
@@ -67,8 +78,13 @@ class Tracker:
                 f"the engines were built for {built} objects, not {max_objects}: run trt-track build with --max-objects {max_objects}"
             )
         self.session, self.model = session, model
-        self.limits = Limits(objects=max_objects or built or Limits().objects)
+        self.limits = conditioning_limits(model, max_objects or built or Limits().objects, max_conditioning)
         self._idle: dict[tuple[tuple[int, int], bool], list[Steps]] = {}
+
+    @property
+    def max_conditioning(self) -> int:
+        """Prompted frames that an object keeps in memory."""
+        return most_conditioning(self.model, self.limits)
 
     @classmethod
     def open(cls, model: str | Path, *, backend: str = "auto", precision: str | None = None, **options: Any) -> Self:
@@ -78,22 +94,24 @@ class Tracker:
             model: a bundle's folder, or the name of a model that was exported into the user's cache, or `pico`, which is embedded.
             backend: `auto`, `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
             precision: `fp32` or `fp16`, where `model` is a name; by default what has engines that can be used here, else `fp32` first.
-            **options: `max_objects` (16, or what the engines were built for), `threads` (CPU backends; all cores), `image_size`
-                where `model` is a name.
+            **options: `max_objects` (16, or what the engines were built for) and `max_conditioning` as in `__init__`, `threads` (CPU
+                backends; all cores), `image_size` where `model` is a name.
 
         Raises:
             BundleError: no such bundle, or it is damaged.
             BackendError: the backend cannot be used here.
+            ModelError: see `__init__`.
         """
         from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
         from trt_track.engines.bundle import Bundle
         from trt_track.engines.library import find_bundle
 
-        max_objects, threads = options.pop("max_objects", None), options.pop("threads", None)
+        limits = {name: options.pop(name, None) for name in ("max_objects", "max_conditioning")}
+        threads = options.pop("threads", None)
         machine = inspect_machine()
         bundle = Bundle.open(find_bundle(model, precision=precision, backend=backend, machine=machine, **options))
         name, _ = choose_backend(backend, bundle, machine)
-        return cls(open_chosen(bundle, name, threads), bundle.model, max_objects=max_objects)
+        return cls(open_chosen(bundle, name, threads), bundle.model, **limits)
 
     def video(self, path: str | Path) -> Video:
         """Open a video file or a folder of frames.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Final, Self
 
@@ -56,8 +56,15 @@ class VideoSource:
         """Why the last forward iteration ended before the clip's announced end, in one line; None if it did not."""
         return self._reader.damage
 
-    def frames(
-        self, *, size: int, reverse: bool = False, start: int | None = None, stop: int | None = None, keep_video: bool = False
+    def frames(  # noqa: PLR0913 - which frames, and how
+        self,
+        *,
+        size: int,
+        reverse: bool = False,
+        start: int | None = None,
+        stop: int | None = None,
+        only: Collection[int] | None = None,
+        keep_video: bool = False,
     ) -> Generator[Frame, None, None]:
         """Yield frames in order of their index, decoded ahead in a thread.
 
@@ -69,13 +76,14 @@ class VideoSource:
             reverse: from `start` down to the clip's beginning instead of up to its end.
             start: index of the first frame yielded; default the clip's first, in reverse its last.
             stop: index before which to stop; default after the clip's last frame, in reverse its first.
+            only: of these frames those with such an index, by default all; the others are decoded, but their pixels are not converted.
             keep_video: fill `Frame.video_rgb_hwc`.
 
         Raises:
             VideoError: `start` or `stop` lies outside the clip, or a damaged clip is read in reverse.
         """
         indexes = self._indexes(reverse=reverse, start=start, stop=stop)
-        request = FrameRequest(indexes=indexes, size=size, keep_video=keep_video)
+        request = FrameRequest(indexes=indexes, size=size, keep_video=keep_video, only=None if only is None else frozenset(only))
         return self._iterate(request)
 
     def _indexes(self, *, reverse: bool, start: int | None, stop: int | None) -> range:

@@ -77,7 +77,8 @@ class VideoFile:
                 if index >= wanted.stop:
                     self.damage = f"the clip holds more than the {index} frames that its container announces" if to_the_end else None
                     return
-                yield convert.frame(picture, index=index, time_s=self._time_s(index, picture))
+                if request.wants(index):
+                    yield convert.frame(picture, index=index, time_s=self._time_s(index, picture))
                 reached = index + 1
         except PictureDamageError as damage:
             reached, reason = damage.index, damage.reason
@@ -95,7 +96,8 @@ class VideoFile:
             while held and not request.cancelled.is_set():
                 picture = held.pop()
                 index = block.start + len(held)
-                yield convert.frame(picture, index=index, time_s=self._time_s(index, picture))
+                if request.wants(index):
+                    yield convert.frame(picture, index=index, time_s=self._time_s(index, picture))
 
     @property
     def _block_frames(self) -> int:

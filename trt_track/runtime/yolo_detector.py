@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_track.engines.file_record import FileRecord
+from trt_track.engines.host_memory import MemoryState, host_memory
 from trt_track.engines.onnx_model import OnnxModel
 from trt_track.errors import EngineRunError, ModelError
+from trt_track.runtime.batch_size import MOST_FRAMES
 from trt_track.runtime.detections import MIN_SIDE_PX, Detection
 from trt_track.runtime.detector_card import (
     CARD_FILE,
@@ -32,8 +34,6 @@ from trt_track.runtime.letterbox import PADDING, Letterbox
 from trt_track.runtime.yolo_head import MAX_FOUND, MAX_IOU, HeadForm, drop_overlapping, head_form
 from trt_track.specs import GraphSpec, TensorSpec
 
-CPU_BATCH: Final = 4
-"""Frames in one call where the file leaves it open; more saves nothing on a CPU and costs memory."""
 _REAL: Final = frozenset({"float32", "float16"})
 
 Array = npt.NDArray[np.float32]
@@ -88,23 +88,27 @@ class YoloDetector:
         self.size_hw = _input_size(engine.spec.name, self._input, card)
         fixed = self._input.shape[0]
         self._fixed_batch = fixed if isinstance(fixed, int) else None
-        self.batch = self._fixed_batch or CPU_BATCH
-        self._images = np.full((self.batch, 3, *self.size_hw), PADDING / 255, self._input.dtype)
+        self.min_batch, self.max_batch = self._fixed_batch or 1, self._fixed_batch or MOST_FRAMES
+        self._images = self._grey(self.min_batch)
         self._form = self._try_out()
 
     def detect(self, frames_rgb: Sequence[ImageU8]) -> list[tuple[Detection, ...]]:
         """Return what is on each frame, the best first.
 
         Args:
-            frames_rgb: (H, W, 3) uint8 RGB in displayed pixels; more than `batch` are cut into several calls.
+            frames_rgb: (H, W, 3) uint8 RGB in displayed pixels; more than `max_batch` are cut into several calls.
 
         Raises:
             EngineRunError: the engine failed, or its numbers make no sense.
         """
         found: list[tuple[Detection, ...]] = []
-        for start in range(0, len(frames_rgb), self.batch):
-            found += self._detect_together(frames_rgb[start : start + self.batch])
+        for start in range(0, len(frames_rgb), self.max_batch):
+            found += self._detect_together(frames_rgb[start : start + self.max_batch])
         return found
+
+    def memory(self) -> MemoryState | None:
+        """Return the state of the host's memory."""
+        return host_memory()
 
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what is found, as JSON values."""
@@ -136,6 +140,10 @@ class YoloDetector:
             raise ModelError(f"{name} {fault}")
         return form
 
+    def _grey(self, count: int) -> npt.NDArray[Any]:
+        """Make room for so many images: (count, 3, height, width), all padding."""
+        return np.full((count, 3, *self.size_hw), PADDING / 255, self._input.dtype)
+
     def _run(self, count: int) -> Array:
         """Run on the first `count` images; returns float32, an image first, of a batch that the file fixes all of it."""
         images = self._images[: self._fixed_batch or count]
@@ -145,6 +153,8 @@ class YoloDetector:
         return output.astype(np.float32, copy=False)
 
     def _detect_together(self, frames_rgb: Sequence[ImageU8]) -> list[tuple[Detection, ...]]:
+        if len(frames_rgb) > len(self._images):
+            self._images = self._grey(len(frames_rgb))
         boxes = [Letterbox.of((frame.shape[0], frame.shape[1]), self.size_hw) for frame in frames_rgb]
         for box, frame, image in zip(boxes, frames_rgb, self._images, strict=False):
             box.write(frame, image)

@@ -1,4 +1,4 @@
-"""The scene of the demonstration, designed by hand: a box, a blob that leaves and comes back, and a star that passes before the box."""
+"""The scene of the demonstration, designed by hand: a square, a blob that leaves and comes back, and a star that passes in front."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trt_track.scenes.named import Name, named_texture
 from trt_track.scenes.outline import ANGLES, Outline, superellipse
 from trt_track.scenes.path import Path
 from trt_track.scenes.scene import Camera, Scene, Thing
@@ -17,9 +18,13 @@ SIZE_WH: Final = (640, 360)
 FRAMES: Final = 120
 FRAME_RATE: Final = 30
 
+NAMES: Final = (Name("purple", "checked", "square"), Name("red", "plain", "blob"), Name("yellow", "plain", "star"))
+"""What the three things are called, from the back to the front."""
+PHRASES: Final = ("checked square", "red blob", "yellow star")
+"""Enough of each name to find the thing."""
+
 _MARGIN: Final = 1.3
 """Size of the background in pictures: the camera moves over it."""
-_TEXTURE_SIDE: Final = 192
 
 
 def demonstration_scene(photograph: Image.Image | None, *, frames: int = FRAMES) -> Scene:
@@ -29,7 +34,7 @@ def demonstration_scene(photograph: Image.Image | None, *, frames: int = FRAMES)
         photograph: any size, RGB.
         frames: length of the clip; a shorter one is the beginning of the whole one.
     """
-    return Scene(SIZE_WH, frames, _camera(photograph or random_texture(np.random.default_rng(25), 512)), (_box(), _blob(), _star()))
+    return Scene(SIZE_WH, frames, _camera(photograph or random_texture(np.random.default_rng(25), 512)), (_square(), _blob(), _star()))
 
 
 def _camera(photograph: Image.Image) -> Camera:
@@ -43,23 +48,23 @@ def _camera(photograph: Image.Image) -> Camera:
     return Camera(path, background, blurred=True, noise=2.0, quality=None)
 
 
-def _box() -> Thing:
-    """Striped, at the back, drifts to the right."""
+def _square() -> Thing:
+    """At the back, drifts to the right."""
     path = _path(185, 215, 66, velocity=(0.9, 0.0), sway=(0.0, 14.0), pace=0.06, spin=0.007)
-    return Thing(_outline(superellipse(5), aspect=0.85), path, _lit(7), tracked=True)
+    return Thing(_outline(superellipse(5), aspect=0.85), path, _lit(7, NAMES[0]), tracked=True)
 
 
 def _blob() -> Thing:
-    """Red, changes its form, leaves over the right side for some thirty frames and comes back."""
+    """Changes its form, leaves over the right side for some thirty frames and comes back."""
     radii = 1.0 + 0.13 * np.cos(2 * ANGLES + 0.5) + 0.12 * np.cos(3 * ANGLES + 2.0)
     path = _path(500, 250, 52, sway=(215.0, -40.0), pace=np.pi / 110, spin=0.01)
-    return Thing(_outline(radii, swing=0.09), path, _lit(31), tracked=True)
+    return Thing(_outline(radii, swing=0.09), path, _lit(31, NAMES[1]), tracked=True)
 
 
 def _star() -> Thing:
-    """Golden, in front, crosses the picture from right to left and turns."""
+    """In front, crosses the picture from right to left and turns."""
     path = _path(545, 95, 54, velocity=(-3.3, 1.35), sway=(0.0, 12.0), pace=0.1, spin=0.03)
-    return Thing(_outline(1.0 + 0.3 * np.cos(5 * ANGLES)), path, _lit(27), tracked=True)
+    return Thing(_outline(1.0 + 0.3 * np.cos(5 * ANGLES)), path, _lit(27, NAMES[2]), tracked=True)
 
 
 def _outline(radii: NDArray[np.float64], *, aspect: float = 1.0, swing: float = 0.0) -> Outline:
@@ -80,6 +85,6 @@ def _path(  # noqa: PLR0913 - how a thing moves
     return Path((x, y), velocity, sway, pace, phase=0.0, angle=0.0, spin=spin, radius=radius, breath=0.04, breath_pace=0.05)
 
 
-def _lit(seed: int) -> Image.Image:
+def _lit(seed: int, name: Name) -> Image.Image:
     """Make a texture that is lighter at its top left."""
-    return lit(random_texture(np.random.default_rng(seed), _TEXTURE_SIDE), (1, 1), depth=-0.45, middle=1.05)
+    return lit(named_texture(np.random.default_rng(seed), name), (1, 1), depth=-0.3, middle=0.95)

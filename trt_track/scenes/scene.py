@@ -168,28 +168,28 @@ def random_scene(seed: int | Sequence[int], material: Material, style: SceneStyl
     for role in rng.permutation(roles):
         thing = _random_thing(rng, material, style, tracked=bool(role))
         twin = bool(things) and style.alike > 0 and rng.random() < style.alike
-        things.append(replace(thing, texture=_tint(rng, things[-1].texture, 0.05)) if twin else thing)
-    return Scene(style.size_wh, style.frames, _random_camera(rng, material, style), tuple(things), noise_seed=int(rng.integers(2**31)))
+        things.append(replace(thing, texture=tint(rng, things[-1].texture, 0.05)) if twin else thing)
+    return Scene(style.size_wh, style.frames, random_camera(rng, material, style), tuple(things), noise_seed=int(rng.integers(2**31)))
 
 
 def _random_thing(rng: Rng, material: Material, style: SceneStyle, *, tracked: bool) -> Thing:
     outline = random_outline(rng, deform=float(rng.random() < 0.7))
     side = max(64, min(192, round(0.75 * min(style.size_wh))))
-    texture = _cut(rng, material.picture(rng), side) if rng.random() < 0.6 else _tint(rng, material.texture(rng), 0.2)
+    texture = cut(rng, material.picture(rng), side) if rng.random() < 0.6 else tint(rng, material.texture(rng), 0.2)
     leave = style.leave if tracked else 0.5
-    return Thing(outline, random_path(rng, style.size_wh, style.frames, scale=style.scale, leave=leave), _shade(rng, texture), tracked)
+    return Thing(outline, random_path(rng, style.size_wh, style.frames, scale=style.scale, leave=leave), shade(rng, texture), tracked)
 
 
-def _cut(rng: Rng, picture: Image.Image, side: int) -> Image.Image:
+def cut(rng: Rng, picture: Image.Image, side: int) -> Image.Image:
     """Cut a square from a picture and change its colours a little."""
     width, height = picture.size
     crop = int(min(width, height) * rng.uniform(0.2, 0.8))
     left, top = int(rng.integers(width - crop + 1)), int(rng.integers(height - crop + 1))
     patch = picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + crop, top + crop))
-    return _tint(rng, patch, 0.35)
+    return tint(rng, patch, 0.35)
 
 
-def _tint(rng: Rng, picture: Image.Image, strength: float) -> Image.Image:
+def tint(rng: Rng, picture: Image.Image, strength: float) -> Image.Image:
     """Scale contrast and channels, sometimes mirrored."""
     gain = np.exp(rng.normal(0, strength, 3) * 0.5 + rng.normal(0, strength))
     rgb = (np.asarray(picture, np.float32) - 128) * np.float32(np.exp(rng.normal(0, 0.2))) + 128
@@ -197,7 +197,7 @@ def _tint(rng: Rng, picture: Image.Image, strength: float) -> Image.Image:
     return Image.fromarray(rgb[:, ::-1] if rng.random() < 0.5 else rgb)
 
 
-def _shade(rng: Rng, texture: Image.Image) -> Image.Image:
+def shade(rng: Rng, texture: Image.Image) -> Image.Image:
     """Light every other texture from a random side."""
     if rng.random() < 0.5:
         return texture
@@ -205,7 +205,8 @@ def _shade(rng: Rng, texture: Image.Image) -> Image.Image:
     return lit(texture, (np.cos(angle), np.sin(angle)), depth=depth)
 
 
-def _random_camera(rng: Rng, material: Material, style: SceneStyle) -> Camera:
+def random_camera(rng: Rng, material: Material, style: SceneStyle) -> Camera:
+    """Draw a slowly moving background, and how the camera blurs and compresses."""
     width, height = style.size_wh
     source = material.picture(rng) if rng.random() < 0.85 else material.texture(rng)
     margin = 1.35
@@ -238,7 +239,7 @@ def _crop_to(rng: Rng, picture: Image.Image, size_wh: tuple[int, int]) -> Image.
     crop_wh = size_wh[0] * shrink, size_wh[1] * shrink
     left, top = rng.uniform(0, width - crop_wh[0]), rng.uniform(0, height - crop_wh[1])
     box = (left, top, left + crop_wh[0], top + crop_wh[1])
-    return _tint(rng, picture.resize(size_wh, Image.Resampling.BICUBIC, box=box), 0.15)
+    return tint(rng, picture.resize(size_wh, Image.Resampling.BICUBIC, box=box), 0.15)
 
 
 def _place(texture: Image.Image, pose: Pose, box: tuple[int, int, int, int], *, fill: bool) -> Image.Image:

@@ -55,8 +55,13 @@ def _axes(rng: Rng, side: int) -> tuple[_Field, _Field]:
 
 def _wave(rng: Rng, x: _Field, side: int) -> _Field:
     """A sine along x, soft or cut to two values."""
-    sine = 0.5 + 0.5 * np.sin(x * (2 * np.pi / (side * rng.uniform(0.05, 0.4))) + rng.uniform(0, 2 * np.pi))
+    sine = _sine(rng, x, side * rng.uniform(0.05, 0.4))
     return np.asarray(sine > 0.5 if rng.random() < 0.6 else sine, np.float32)
+
+
+def _sine(rng: Rng, x: _Field, period: float) -> _Field:
+    """A wave from 0 to 1 that begins anywhere."""
+    return np.asarray(0.5 + 0.5 * np.sin(x * (2 * np.pi / period) + rng.uniform(0, 2 * np.pi)), np.float32)
 
 
 def _stripes(rng: Rng, side: int) -> _Field:
@@ -70,13 +75,36 @@ def _checks(rng: Rng, side: int) -> _Field:
 
 def _dots(rng: Rng, side: int) -> _Field:
     x, y = _axes(rng, side)
-    period, radius = side * rng.uniform(0.08, 0.3), rng.uniform(0.2, 0.42)
+    return _dotted(x, y, side * rng.uniform(0.08, 0.3), rng.uniform(0.2, 0.42))
+
+
+def _dotted(x: _Field, y: _Field, period: float, radius: float) -> _Field:
+    """Discs on a grid; their radius is a share of the grid's period."""
     return np.asarray(np.hypot(x / period % 1 - 0.5, y / period % 1 - 0.5) < radius, np.float32)
 
 
 def _ramp(rng: Rng, side: int) -> _Field:
     x, _ = _axes(rng, side)
     return np.asarray((x - x.min()) / max(float(np.ptp(x)), 1e-6), np.float32)
+
+
+def patterned(rng: Rng, pattern: str, first: NDArray[np.float64], second: NDArray[np.float64], side: int) -> Image.Image:
+    """Draw a square texture of two colours in a coarse pattern.
+
+    Args:
+        rng: where it lies and how wide it is.
+        pattern: `plain` (the first colour alone), `striped`, `checked` or `dotted` (the first colour with dots of the second).
+        first: (3,) RGB, 0 to 255.
+        second: (3,) RGB, 0 to 255.
+        side: of the texture in pixels.
+    """
+    x, y = _axes(rng, side)
+    period = side * rng.uniform(0.12, 0.22)
+    stripes, across = _sine(rng, x, period) > 0.5, _sine(rng, y, period) > 0.5
+    dots = _dotted(x, y, 0.8 * period, rng.uniform(0.28, 0.36))
+    mixes = {"plain": np.zeros_like(x), "striped": stripes, "checked": stripes ^ across, "dotted": dots}
+    mix = np.asarray(mixes[pattern], np.float64)
+    return Image.fromarray(np.clip(first + (second - first) * mix[..., None], 0, 255).astype(np.uint8))
 
 
 def lit(texture: Image.Image, direction_xy: tuple[float, float], *, depth: float, middle: float = 1.0) -> Image.Image:

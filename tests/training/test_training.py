@@ -129,8 +129,8 @@ CURRICULA = {
         ClipStage(name="clips", size=2 * SIZE, frames=2, clips=1, objects=2, prompts=("box", "mask"), **COMMON),
     ),
     DetectorTraining: (
-        PictureStage(name="small", frame_hw=(64, 96), pictures=2, clutter_steps=2, **COMMON),
-        PictureStage(name="large", frame_hw=(96, 128), pictures=1, **COMMON),
+        PictureStage(name="small", frame_hw=(96, 160), pictures=2, clutter_steps=2, **COMMON),
+        PictureStage(name="large", frame_hw=(128, 192), pictures=1, **COMMON),
     ),
 }
 

@@ -9,6 +9,7 @@
     │   ├── EngineBuildError      ONNX -> engine failed
     │   ├── EngineMismatchError   an engine was built for another GPU or TensorRT
     │   ├── EngineRunError        an engine failed while it ran
+    │   │   └── DeviceMemoryError     the GPU's memory is short
     │   └── BackendError          a backend cannot be used on this machine
     ├── TensorMismatchError   a tensor's name, shape or dtype is not the contract's
     ├── VideoError            a clip cannot be opened or read
@@ -54,6 +55,10 @@ class EngineMismatchError(EngineError):
 
 class EngineRunError(EngineError):
     """An engine failed while it ran."""
+
+
+class DeviceMemoryError(EngineRunError):
+    """The GPU has less free memory than was asked for."""
 
 
 class BackendError(EngineError):

@@ -4,7 +4,7 @@ import ctypes
 import math
 
 import numpy as np
-from fake_gpu import ALIGNMENT, FIRST_ADDRESS, FakeDevice, Work, misuse_unless
+from fake_gpu import ALIGNMENT, FIRST_ADDRESS, Work, misuse_unless
 
 from trt_track.specs import DTYPE_BYTES
 
@@ -33,11 +33,18 @@ class FakeContext:
         self.laid_out = None
         """Shapes of all outputs and bytes of work space, as of the last layout."""
         self.inferred = False
+        self.changes, self.ran, self.lane = 0, None, None
+        """How often it was changed, how often it had been when it ran last, and the lane that it runs on."""
         self.refuse = set()
 
     def note(self, *call):
         self.device.check_open()
+        self.changes += call[0] != "run"
         self.log.append((self.engine.spec.name, *call))
+
+    def is_stream_capturable(self, stream):
+        self.device.lane_of(stream)
+        return "capture" not in self.refuse
 
     def set_input_shape(self, name, shape):
         self.note("shape", name, tuple(shape))
@@ -93,7 +100,9 @@ class FakeContext:
 
     def execute_async_v3(self, stream):
         self.note("run")
-        misuse_unless(stream == FakeDevice.stream, "another stream")
+        lane = self.device.lane_of(stream)
+        misuse_unless(self.lane in {None, lane}, "a context runs on two streams")
+        self.lane = lane
         misuse_unless(self.laid_out is not None and self.laid_out == self._output_shapes(), "the work space is laid out for other shapes")
         if "run" in self.refuse:
             return False
@@ -103,7 +112,15 @@ class FakeContext:
         work_space = self._work_space()
         self._check_apart([places[tensor.name] for tensor in spec.outputs], [*places.values(), *work_space])
         values = {name: np.array([value], spec.tensor(name).dtype) for name, value in self._host_values().items()}
-        self.device.ask(Work(lambda: self._compute(places, shapes, values, work_space)))
+        changes = self.changes
+
+        def check():
+            misuse_unless(self.changes == changes, f"{spec.name} was recorded, then its context was changed")
+
+        if self.device.captures(lane):
+            misuse_unless(self.ran == changes, f"{spec.name} is recorded and did not run like that before")
+        self.ran = changes
+        self.device.ask(Work(lambda: self._compute(places, shapes, values, work_space), check=check), lane)
         return True
 
     def _compute(self, places, shapes, values, work_space):
@@ -161,17 +178,22 @@ class FakeTensorRT:
     """A runtime whose serialised engines are the names of graphs."""
 
     version = "1.2.3"
+    recorded: list
+    """Contexts that were made for recordings; `contexts` has the first one of each graph."""
 
     def __init__(self, device, engines):
-        self.device, self.engines, self.messages, self.log, self.contexts = device, engines, [], [], {}
+        self.device, self.engines, self.messages, self.log, self.contexts, self.recorded = device, engines, [], [], {}, []
 
     def load_engine(self, plan, graph):
         misuse_unless(plan == f"plan of {graph}".encode(), "not the plan of this graph")
         return self.engines[graph]
 
-    def create_context(self, engine, graph):
-        self.contexts[graph] = FakeContext(engine, self.device, self.log, self.messages)
-        return self.contexts[graph]
+    def create_context(self, engine, graph, *, recorded=False):
+        context = FakeContext(engine, self.device, self.log, self.messages)
+        context.recorded = recorded
+        self.contexts.setdefault(graph, context)
+        self.recorded += [context] * recorded
+        return context
 
     def host_inputs(self, engine):
         return frozenset(engine.profile.values)

@@ -34,7 +34,9 @@ def test_an_event_waits_for_what_was_asked_for_before_it(device):
     block = device.allocate(4)
     first, second = device.pinned(4), device.pinned(4)
     device.copy(first.ctypes.data, block.pointer, 4)
-    event = device.mark()
+    event = device.event()
+    device.wait(event)
+    device.record(event)
     device.copy(second.ctypes.data, block.pointer, 4)
     device.wait(event)
     assert first.tolist() == [NEW] * 4
@@ -70,7 +72,7 @@ def test_nothing_can_be_asked_of_a_closed_device(device):
     device.close()
     for ask in (
         device.synchronize,
-        device.mark,
+        device.event,
         block.close,
         device.close,
         lambda: device.allocate(1),

@@ -11,16 +11,19 @@ import onnxruntime as ort
 import pytest
 import toy_model
 from fake_gpu import FakeDevice, GpuMisuseError
-from fake_tensorrt import FakeEngine, FakeTensorRT
+from fake_tensorrt import FakeContext, FakeEngine, FakeTensorRT
 
+from trt_track.engines import recordings
 from trt_track.engines.backends import open_session
 from trt_track.engines.bound_engine import BoundEngine
 from trt_track.engines.bundle import Bundle
-from trt_track.engines.device_memory import UploadRing
+from trt_track.engines.device_memory import MOST_LENT, UploadRing
+from trt_track.engines.session import Lane
 from trt_track.engines.tensorrt_session import TensorRTSession
-from trt_track.errors import EngineRunError, TrtTrackError, VideoError
+from trt_track.errors import EngineRunError, PromptError, TrtTrackError, VideoError
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.held_clip import HeldClip
+from trt_track.runtime.steps import Steps
 from trt_track.runtime.tracker import Tracker, Video
 from trt_track.specs import Limits
 
@@ -83,18 +86,18 @@ LATE = {
 """Prompts by frame that come once the frame's result is there."""
 
 
-def track(session, model, *, clips=1, prompt=prompt_all, **options):
-    """Track clips of different sizes one after the other, the first one twice, with a prompt that comes while tracking runs."""
+def track(session, model, *, clips=1, prompt=prompt_all, late=LATE, **options):
+    """Track clips of different sizes one after the other, the first one twice, with prompts that come while tracking runs."""
     results = []
     with Tracker(session, model, max_objects=LIMITS.objects) as tracker:
         for number in [*range(clips), 0]:
             video = Video(tracker, held_clip(model.image_size, (53 + 31 * number, 37 + 20 * number)))
             prompt(video)
-            late = dict(LATE) if prompt is prompt_all else {}
+            coming = dict(late) if prompt is prompt_all else {}
             for result in video.propagate(keep_logits=True, **options):
                 results.append(result)
-                if result.frame_index in late:
-                    video.add(frame=result.frame_index, **late.pop(result.frame_index))
+                if result.frame_index in coming:
+                    video.add(frame=result.frame_index, **coming.pop(result.frame_index))
     return results
 
 
@@ -122,6 +125,17 @@ def small_ring(monkeypatch):
     monkeypatch.setattr(UploadRing.__init__, "__defaults__", (5000,))
 
 
+SCHEDULES = {
+    "late": {},
+    "encoder early": {"eager": (Lane.UPLOAD, Lane.ENCODE)},
+    "tracking early": {"eager": (Lane.TRACK,)},
+    "results early": {"eager": (Lane.UPLOAD, Lane.RESULTS)},
+    "any order": {"seed": 1},
+    "any other order": {"seed": 2},
+}
+"""What runs when on the fake GPU."""
+
+
 @pytest.mark.usefixtures("small_ring")
 @pytest.mark.parametrize("reuses_addresses", [False, True])
 def test_tracks_are_the_same_on_the_gpu(bundle, reuses_addresses):
@@ -131,6 +145,14 @@ def test_tracks_are_the_same_on_the_gpu(bundle, reuses_addresses):
     assert device.closed == 1
     assert device.live == {}
     tell_much(wanted)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("throughput", [False, True])
+def test_tracks_do_not_depend_on_what_runs_when(bundle, schedule, throughput):
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+    found = track(open_fake(bundle, FakeDevice(**SCHEDULES[schedule])), bundle.model, late={}, throughput=throughput)
+    assert_equal(found, wanted)
 
 
 def tell_much(results):
@@ -204,6 +226,104 @@ def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device):
         next(running)
 
 
+def steady_log(bundle, objects, **options):
+    """Track objects for 44 frames; return what the device and the engines were asked for in each of the last ten."""
+    device = FakeDevice()
+    session = open_fake(bundle, device, Limits(objects=8, video_wh=(200, 100)))
+    frames = []
+    with Tracker(session, bundle.model, max_objects=8) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size, count=44))
+        for object_id in range(1, objects + 1):
+            video.add(object_id=object_id, points=[(5 * object_id, 20)])
+        for result in video.propagate(**options):
+            frames.append(device.log + session._tensorrt.log)
+            device.log.clear()
+            session._tensorrt.log.clear()
+            del result
+    return frames[-12:-2]
+
+
+@pytest.mark.parametrize("objects", [1, 5])
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_frame_is_two_launches_once_the_memory_is_full(bundle, objects, throughput):
+    for asked in steady_log(bundle, objects, throughput=throughput):
+        assert [call for call in asked if call[0] == "launch"] == [("launch", Lane.ENCODE), ("launch", Lane.TRACK)]
+        assert Counter(call[0] for call in asked) == {"copy": 2 + 3, "launch": 2, "wait": 1}
+        frame, indices, *found = [nbytes for kind, *nbytes in asked if kind == "copy"]
+        assert frame == [3 * bundle.model.image_size**2]
+        assert indices[0] < 3000
+        assert found == [[objects * 37 * 53], [4 * objects], [4 * objects]]
+
+
+def test_nothing_is_allocated_once_every_size_was_there(bundle, device):
+    """The second pass over a clip asks for no memory, no event and no context, whoever comes and goes."""
+    with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        for _ in video.propagate():
+            pass
+        device.log.clear()
+        for _ in video.propagate():
+            pass
+    assert {call[0] for call in device.log} <= {"copy", "scatter", "launch", "capture", "wait", "synchronize"}
+
+
+def test_results_are_their_holders_however_many_they_keep(bundle, device):
+    session = open_session(bundle, "onnxruntime-cpu", threads=1)
+    wanted = track(session, bundle.model, late={}, max_frames=3 * MOST_LENT)
+    found = track(open_fake(bundle, device), bundle.model, late={}, max_frames=3 * MOST_LENT)
+    for one, other in zip(found, wanted, strict=True):
+        if one.masks.size:
+            np.testing.assert_array_equal(one.masks, other.masks)
+            one.masks[...] = ~one.masks
+            np.testing.assert_array_equal(one.masks, ~other.masks)
+
+
+@pytest.mark.parametrize("refusal", ["CUDA", "TensorRT"])
+def test_what_cannot_be_recorded_runs_without(bundle, device, refusal, caplog, monkeypatch):
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
+    if refusal == "CUDA":
+        device.refuses_capture = True
+    else:
+        monkeypatch.setattr(FakeContext, "is_stream_capturable", lambda self, stream: False)
+    assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
+    assert not [call for call in device.log if call[0] == "launch"]
+    assert ("slower but not wrong" in caplog.text) == (refusal == "CUDA")
+
+
+def test_recordings_that_are_used_least_are_forgotten(bundle, device, monkeypatch):
+    monkeypatch.setattr(recordings, "MOST", 2)
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
+    assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
+
+
+def test_a_pass_that_is_left_early_leaves_the_next_one_alone(bundle, device):
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+    with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        for frames in (1, 7, 16):
+            running = video.propagate(throughput=True, keep_logits=True)
+            for _ in range(frames):
+                next(running)
+            running.close()
+        assert_equal(list(video.propagate(throughput=True, keep_logits=True)), wanted[: len(wanted) // 2])
+
+
+def test_a_frame_that_was_yielded_late_cannot_be_corrected(bundle, device):
+    with Tracker(open_fake(bundle, device), bundle.model) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        video.add(object_id=1, points=[(20, 20)])
+        for result in video.propagate(throughput=True):
+            if result.frame_index == 4:
+                with pytest.raises(PromptError, match="frame 4 lies behind: the pass is at frame 5; prompt one ahead"):
+                    video.add(object_id=1, frame=4, points=[(10, 10)])
+                with pytest.raises(PromptError, match="frame 5 lies behind"):
+                    video.add(object_id=1, frame=5, points=[(10, 10)])
+                video.add(object_id=2, frame=6, points=[(10, 10)])
+        assert result.object_ids == (1, 2)
+
+
 class TestMistakes:
     """What a session could do wrong, each as a patch: the run must not come out as if nothing had happened."""
 
@@ -243,6 +363,36 @@ class TestMistakes:
 
         monkeypatch.setattr(BoundEngine, method, once)
         self.assert_it_shows(bundle, device, wanted)
+
+    @pytest.mark.parametrize(
+        "where", ["encode: after uploaded", "encode: after tracked", "upload: after encoded", "after encoded", "after fetched"]
+    )
+    def test_lanes_that_are_not_ordered_show(self, bundle, monkeypatch, where):
+        """Each of the five places where lanes meet, left out: some schedule must tell."""
+        wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+        session_after, (lane, event) = TensorRTSession.after, (where.split(": ") if ": " in where else ("track", where))
+
+        def after(self, asked):
+            slots = [slot for steps in open_steps for slot in steps.slots]
+            left_out = any(asked is getattr(slot, event.removeprefix("after ")) for slot in slots)
+            if not (left_out and self._lane.name.lower() == lane):
+                session_after(self, asked)
+
+        open_steps, steps_init = [], Steps.__init__
+
+        def init(self, *args, **options):
+            steps_init(self, *args, **options)
+            open_steps.append(self)
+
+        monkeypatch.setattr(Steps, "__init__", init)
+        monkeypatch.setattr(TensorRTSession, "after", after)
+        seen = 0
+        for schedule in SCHEDULES.values():
+            try:
+                assert_equal(track(open_fake(bundle, FakeDevice(**schedule)), bundle.model, late={}, throughput=True), wanted)
+            except (GpuMisuseError, TrtTrackError, AssertionError):
+                seen += 1
+        assert seen
 
     @staticmethod
     def assert_it_shows(bundle, device, wanted):

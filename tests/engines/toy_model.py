@@ -170,7 +170,7 @@ def write_bundle(folder, precision):
 def write_engines(bundle, limits, *, flavour="tensorrt-rtx", version="1.2.3", target="sm89"):
     """Record an engine of every graph, whose plan is what `FakeTensorRT` takes; return their profiles."""
     folder = EngineFolder.at(bundle, flavour, version, target)
-    folder.folder.mkdir(parents=True)
+    folder.folder.mkdir(parents=True, exist_ok=True)
     profiles = {name: graph_profile(spec, bundle.model, limits) for name, spec in bundle.specs.items()}
     for name, profile in profiles.items():
         path = folder.folder / f"{name}.engine"

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from trt_track.engines.host_arrays import HostArrays
 from trt_track.specs import ModelSpec, graph_specs
 
 MODEL = ModelSpec("fake", 64, embed_channels=16, memory_channels=8)
@@ -21,7 +22,7 @@ class Call:
 
 
 @dataclass
-class FakeSession:
+class FakeSession(HostArrays):
     max_batch: int = 4
     max_objects: int | None = None
     max_frames: int | None = None
@@ -39,18 +40,15 @@ class FakeSession:
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         self.allocations += 1
-        return np.zeros(tuple(shape), dtype)
+        return super().empty(shape, dtype)
 
     def upload(self, target: np.ndarray, source: np.ndarray) -> None:
         assert target.shape == source.shape
-        np.copyto(target, source, casting="no")
-
-    def download(self, source: np.ndarray) -> np.ndarray:
-        return source
+        super().upload(target, source)
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
         assert target.shape == source.shape
-        np.copyto(target, source, casting="no")
+        super().copy(target, source)
 
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         spec, sizes = self.specs[graph], {}

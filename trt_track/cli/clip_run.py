@@ -87,6 +87,18 @@ class RunRecord:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How a clip is tracked."""
+
+    max_frames: int | None
+    """Frames at most."""
+    draw: bool = True
+    """Whether results carry the picture."""
+    throughput: bool = False
+    """Whether each result waits for the next frame to be asked for."""
+
+
 class ClipRun:
     """Tracking with a progress bar, results into a folder."""
 
@@ -103,10 +115,10 @@ class ClipRun:
         """Frames a second so far."""
         return self.frames / self.seconds if self.seconds else 0.0
 
-    def track(self, *, reverse: bool = False, max_frames: int | None = None, draw: bool = True) -> int:
+    def track(self, how: Passage, *, reverse: bool = False) -> int:
         """Track what was prompted to the end and return the exit code."""
-        results = self.video.propagate(reverse=reverse, max_frames=max_frames, keep_video=draw)
-        return self.write(results, self._total(reverse, max_frames))
+        results = self.video.propagate(reverse=reverse, max_frames=how.max_frames, keep_video=how.draw, throughput=how.throughput)
+        return self.write(results, self._total(reverse, how.max_frames))
 
     def write(self, results: Generator[FrameResult, None, None], total: int) -> int:
         """Write results as they come, `total` of them, and return the exit code."""

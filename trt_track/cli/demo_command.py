@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trt_track.cli.clip_run import INTERRUPTED, ClipRun, RunRecord
+from trt_track.cli.clip_run import INTERRUPTED, ClipRun, Passage, RunRecord
 from trt_track.cli.model_choice import ModelOptions
 
 if TYPE_CHECKING:
@@ -63,6 +63,10 @@ class _Stage:
     backend: str
     out: Path
 
+    def passage(self, frames: int) -> Passage:
+        """Return how a clip is tracked."""
+        return Passage(frames, throughput=self.tracker.session.overlaps)
+
     @contextmanager
     def clip(self, path: Path, max_frames: int, on_result: Callable[[FrameResult], None] = lambda _: None) -> Iterator[ClipRun]:
         """Open a clip and a folder of its name for what is tracked."""
@@ -94,7 +98,7 @@ def _show_scene(stage: _Stage, frames: int) -> int:
     score = TruthScore(clip.truth)
     with stage.clip(clip.path, frames, score.add) as run:
         found = finding.first_stage(clip.path, run.folder.path, {"--max-frames": frames})
-        code = finding.track(run, found, max_frames=frames, draw=True)
+        code = finding.track(run, found, stage.passage(frames))
     _tell(run, code, len(run.record.facts.get("objects", [])), "" if score.mean is None else f", mean IoU {score.mean:.3f} with the truth")
     return code
 
@@ -111,7 +115,7 @@ def _show_real_clip(stage: _Stage, frames: int) -> int:
     frames = min(frames, REAL_FRAMES)
     with stage.clip(path, frames) as run:
         run.video.add_prompts([REAL_PROMPT])
-        code = run.track(max_frames=frames)
+        code = run.track(stage.passage(frames))
     _tell(run, code, 1)
     return code
 

@@ -18,7 +18,7 @@ from trt_track.cli.detector_choice import DetectorOptions
 from trt_track.errors import PromptError
 
 if TYPE_CHECKING:
-    from trt_track.cli.clip_run import ClipRun
+    from trt_track.cli.clip_run import ClipRun, Passage
     from trt_track.runtime.detected_tracks import DetectedTracks
     from trt_track.runtime.detections import DetectionFile
     from trt_track.runtime.results import FrameResult
@@ -81,7 +81,7 @@ class DetectedRun:
             raise typer.Exit(done.returncode if done.returncode > 0 else 128 - done.returncode)
         return read_detections(file)
 
-    def track(self, tracking: ClipRun, found: DetectionFile, *, max_frames: int | None, draw: bool) -> int:
+    def track(self, tracking: ClipRun, found: DetectionFile, how: Passage) -> int:
         """Track what was found; return the exit code."""
         from trt_track.runtime.detected_tracks import DetectedTracks
         from trt_track.runtime.identity import IdentityRules
@@ -93,8 +93,8 @@ class DetectedRun:
             raise PromptError(f"the detections are of a clip of {clip.get('width')}x{clip.get('height')} pixels, not of {video.info.name}")
         facts["detection"] = dict(found.header) | {"frames": [frame.frame for frame in found.frames]}
         tracks = DetectedTracks(video, found.frames, rules, on_warning=warn)
-        results = _labelled(tracks, facts, max_frames=max_frames, draw=draw)
-        return tracking.write(results, min(video.info.frame_count, max_frames or video.info.frame_count))
+        results = _labelled(tracks, facts, how)
+        return tracking.write(results, min(video.info.frame_count, how.max_frames or video.info.frame_count))
 
 
 def told(facts: Mapping[str, Any]) -> str:
@@ -103,9 +103,9 @@ def told(facts: Mapping[str, Any]) -> str:
     return f"objects: {', '.join(objects)}" if objects else "nothing was found"
 
 
-def _labelled(tracks: DetectedTracks, facts: dict[str, Any], *, max_frames: int | None, draw: bool) -> Generator[FrameResult, None, None]:
+def _labelled(tracks: DetectedTracks, facts: dict[str, Any], how: Passage) -> Generator[FrameResult, None, None]:
     """Yield the results of detected tracks with their labels; at the end put what became of them into `facts`."""
-    with closing(tracks.propagate(max_frames=max_frames, keep_video=draw)) as frames:
+    with closing(tracks.propagate(max_frames=how.max_frames, keep_video=how.draw, throughput=how.throughput)) as frames:
         for frame in frames:
             yield replace(frame.result, labels=tuple(frame.labels[object_id] for object_id in frame.result.object_ids))
     facts["objects"] = [{"id": known.object_id, "label": known.label, "tracks": known.tracks} for known in tracks.objects]

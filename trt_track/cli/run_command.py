@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trt_track.cli import detect_command as detection
-from trt_track.cli.clip_run import INTERRUPTED, ClipRun, RunRecord
+from trt_track.cli.clip_run import INTERRUPTED, ClipRun, Passage, RunRecord
 from trt_track.cli.detected_run import DetectedRun, told
 from trt_track.cli.detector_choice import DetectorOptions
 from trt_track.cli.model_choice import ModelOptions
@@ -53,6 +53,14 @@ MaxConditioning = Annotated[
         "confirmed it. Default: 4, the most there are.",
     ),
 ]
+Throughput = Annotated[
+    bool | None,
+    typer.Option(
+        "--throughput/--latency",
+        help="Write each result when the next frame has been asked for, so that a GPU is never idle, or as soon as it is there. "
+        "Default: --throughput on a GPU; the results are the same.",
+    ),
+]
 Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
@@ -83,6 +91,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     max_frames: MaxFrames = None,
     max_objects: MaxObjects = None,
     max_conditioning: MaxConditioning = None,
+    throughput: Throughput = None,
     backend: Backend = "auto",
     threads: Threads = None,
 ) -> None:
@@ -131,13 +140,10 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
             video.add_prompts(asked)
         settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
         settings |= {"max_objects": tracker.limits.objects, "max_conditioning": tracker.max_conditioning}
-        settings |= {"backend": name, "backend_version": session.version, "device": session.device}
+        how = Passage(max_frames, draw="video" in kinds, throughput=session.overlaps if throughput is None else throughput)
+        settings |= {"throughput": how.throughput, "backend": name, "backend_version": session.version, "device": session.device}
         tracking = ClipRun(video, folder, RunRecord(settings, opened))
-        draw = "video" in kinds
-        if found is None:
-            code = tracking.track(reverse=reverse, max_frames=max_frames, draw=draw)
-        else:
-            code = finding.track(tracking, found, max_frames=max_frames, draw=draw)
+        code = tracking.track(how, reverse=reverse) if found is None else finding.track(tracking, found, how)
     if code != INTERRUPTED:
         typer.echo(f"{tracking.frames} frames{f', {tracking.rate:.1f} frames a second' if tracking.rate else ''}", err=True)
         if found is not None:

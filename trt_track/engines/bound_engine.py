@@ -19,7 +19,7 @@ Signature: TypeAlias = tuple[tuple[Any, ...], ...]
 class BoundEngine:
     """One loaded engine with its execution context and what is bound to it."""
 
-    def __init__(self, spec: GraphSpec, engine: Any, *, tensorrt: TensorRT, workspace: Workspace) -> None:
+    def __init__(self, spec: GraphSpec, engine: Any, *, tensorrt: TensorRT, workspace: Workspace, recorded: bool = False) -> None:
         """Open an execution context.
 
         Args:
@@ -27,13 +27,14 @@ class BoundEngine:
             engine: what `TensorRT.load_engine` returned for it.
             tensorrt: the runtime that loaded it.
             workspace: where it works; shared with engines that never run at the same time.
+            recorded: whether its runs will be recorded as a part of a CUDA graph.
 
         Raises:
             EngineRunError: TensorRT refused.
         """
         self.spec = spec
         self.engine = engine
-        self.context = tensorrt.create_context(engine, spec.name)
+        self.context = tensorrt.create_context(engine, spec.name, recorded=recorded)
         self._messages = tensorrt.messages
         self._workspace = workspace
         self._lent = 0
@@ -78,6 +79,11 @@ class BoundEngine:
         """
         if not self.context.execute_async_v3(stream):
             raise EngineRunError(f"engine {self.spec.name!r} failed to run: {last_message(self._messages)}")
+
+    def can_be_recorded(self, stream: int) -> bool:
+        """Whether a run with what is bound can be recorded on a stream; full TensorRT has no such question and says so when it fails."""
+        asked = getattr(self.context, "is_stream_capturable", None)
+        return asked is None or bool(asked(stream))
 
     def _read_host_values(self, inputs: Arrays, host_values: Mapping[int, int]) -> tuple[int, ...]:
         values = []

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from trt_track.engines.device_memory import Gpu
-from trt_track.errors import BackendError, EngineRunError
+from trt_track.engines.device_memory import Gpu, Recording
+from trt_track.engines.session import Lane
+from trt_track.errors import BackendError, DeviceMemoryError, EngineRunError
 
 try:
     from cuda.bindings import driver
-    from cuda.core import Device, LegacyPinnedMemoryResource, StreamOptions
+    from cuda.core import Device, LaunchConfig, LegacyPinnedMemoryResource, Program, ProgramOptions, StreamOptions, launch
 except ImportError as missing:
     raise BackendError(f"cuda-core is not installed ({missing}): pip install 'trt-track[rtx]' or 'trt-track[tensorrt]'") from missing
 
@@ -38,11 +39,56 @@ class CudaBlock:
         self._buffer.close()
 
 
+_SCATTER = r"""
+extern "C" __global__ void scatter_rows(unsigned int* target, const int* rows, const unsigned int* source, unsigned long long words)
+{
+    const unsigned int* from = source + blockIdx.y * words;
+    unsigned int* to = target + rows[blockIdx.y] * words;
+    const unsigned long long threads = gridDim.x * (unsigned long long)blockDim.x;
+    for (unsigned long long i = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x; i < words; i += threads)
+        to[i] = from[i];
+}
+"""
+"""A block of threads copies a part of one row; rows are as many as the grid is high."""
+_THREADS = 256
+_MOST_BLOCKS = 64
+"""Blocks for one row: with four bytes a thread, 64 KiB in one sweep."""
+
+
+def compile_scatter(sm: int) -> Any:
+    """Compile the one kernel that is not an engine's, which a GPU need not be there for.
+
+    Args:
+        sm: compute capability times ten.
+
+    Returns:
+        `cuda.core.ObjectCode`, machine code for GPUs of this family.
+
+    Raises:
+        BackendError: NVRTC, CUDA's compiler library, is missing or refuses.
+    """
+    try:
+        return Program(_SCATTER, "c++", ProgramOptions(arch=f"sm_{sm}")).compile("cubin")
+    except Exception as error:  # of the loader that looks for NVRTC, or cuda.core's own
+        raise BackendError(f"NVRTC cannot be used ({' '.join(str(error).split())}): pip install nvidia-cuda-nvrtc") from error
+
+
+class CudaRecording:
+    """An instantiated CUDA graph."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph: Any = graph
+
+    def close(self) -> None:
+        """Destroy it; one that still runs is freed by CUDA when it is done."""
+        driver.cuGraphExecDestroy(self.graph)
+
+
 class CudaDevice:
-    """One GPU and one stream of its own on it; fills the `Device` protocol."""
+    """One GPU with a stream for each lane; fills the `Device` protocol."""
 
     def __init__(self, index: int = 0) -> None:
-        """Make the GPU current on this thread and open a stream.
+        """Make the GPU current on this thread and open the streams.
 
         Args:
             index: which GPU, as CUDA counts them (`CUDA_VISIBLE_DEVICES` hides some).
@@ -53,78 +99,122 @@ class CudaDevice:
         with _needs_driver():
             self._device = Device(index)
             self._device.set_current()
-            # A stream that waits for nobody: the default stream would serialise all others with it.
-            self._stream = self._device.create_stream(options=StreamOptions(nonblocking=True))
+            # Streams that wait for nobody: the default stream would serialise all others with it.
+            self._streams = {lane: self._device.create_stream(options=StreamOptions(nonblocking=True)) for lane in Lane}
             self._pinned = LegacyPinnedMemoryResource()
-        self._handle = int(self._stream.handle)
+        self._handles = {lane: int(stream.handle) for lane, stream in self._streams.items()}
+        self._events: list[Any] = []
+        self._scatter: Any = None
 
     @property
     def gpu(self) -> Gpu:
         """What the GPU is, and how much of its memory is free now."""
-        with _runs("asking for the free memory"):
-            status, free_bytes, total_bytes = driver.cuMemGetInfo()
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise EngineRunError(f"asking for the free memory failed: CUDA: {status.name}")
+        free_bytes, total_bytes = _checked(driver.cuMemGetInfo(), "asking for the free memory")
         major, minor = self._device.compute_capability
         return Gpu(str(self._device.name), 10 * major + minor, int(free_bytes), int(total_bytes))
 
-    @property
-    def stream(self) -> int:
-        """Handle of the stream."""
-        return self._handle
+    def stream(self, lane: Lane) -> int:
+        """Return the handle of a lane's stream."""
+        return self._handles[lane]
 
-    def allocate(self, nbytes: int) -> CudaBlock:
-        """Allocate GPU memory.
+    def allocate(self, nbytes: int, lane: Lane) -> CudaBlock:
+        """Allocate GPU memory, in order with a lane.
 
         Raises:
             EngineRunError: there is not enough.
         """
         try:
-            return CudaBlock(self._device.allocate(max(1, nbytes), stream=self._stream))
+            return CudaBlock(self._device.allocate(max(1, nbytes), stream=self._streams[lane]))
         except Exception as error:  # cuda.core has its own type and passes others through
             gpu = self.gpu
             left = f"{gpu.free_bytes / 2**20:.0f} of {gpu.total_bytes / 2**20:.0f} MiB are free on {gpu.name}"
-            raise EngineRunError(f"{nbytes / 2**20:.0f} MiB of GPU memory asked for, {left}: lower the limits ({error})") from error
+            raise DeviceMemoryError(f"{nbytes / 2**20:.0f} MiB of GPU memory asked for, {left}: lower the limits ({error})") from error
 
     def pinned(self, nbytes: int) -> np.ndarray:
         """Allocate pinned host memory: (nbytes,) uint8."""
         with _runs("allocating pinned memory"):
             return np.asarray(_PinnedBytes(self._pinned.allocate(max(1, nbytes)), nbytes))
 
-    def copy(self, target: int, source: int, nbytes: int) -> None:
+    def copy(self, target: int, source: int, nbytes: int, lane: Lane) -> None:
         """Copy between two addresses; CUDA knows by the address which memory it is."""
-        (status,) = driver.cuMemcpyAsync(target, source, nbytes, self._handle)
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise EngineRunError(f"a copy of {nbytes} bytes failed: CUDA: {status.name}")
+        _checked(driver.cuMemcpyAsync(target, source, nbytes, self._handles[lane]), f"a copy of {nbytes} bytes")
 
-    def zero(self, target: int, nbytes: int) -> None:
+    def scatter(self, target: int, rows: int, source: int, shape: tuple[int, int], lane: Lane) -> None:
+        """Copy rows to where an array of indices says."""
+        count, nbytes = shape
+        if self._scatter is None:
+            self._scatter = compile_scatter(self.gpu.sm).get_kernel("scatter_rows")
+        words = nbytes // 4
+        grid = (min(_MOST_BLOCKS, -(-words // _THREADS)), count)
+        with _runs("scattering rows"):
+            launch(self._streams[lane], LaunchConfig(grid=grid, block=_THREADS), self._scatter, target, rows, source, np.uint64(words))
+
+    def zero(self, target: int, nbytes: int, lane: Lane) -> None:
         """Fill with zero bytes."""
-        (status,) = driver.cuMemsetD8Async(target, 0, nbytes, self._handle)
-        if status != driver.CUresult.CUDA_SUCCESS:
-            raise EngineRunError(f"filling {nbytes} bytes failed: CUDA: {status.name}")
+        _checked(driver.cuMemsetD8Async(target, 0, nbytes, self._handles[lane]), f"filling {nbytes} bytes")
 
-    def mark(self) -> Any:
-        """Return an event of everything asked for so far."""
-        with _runs("recording an event"):
-            return self._stream.record()
+    def event(self) -> Any:
+        """Return an event that has happened; who waits for it sleeps instead of keeping a core busy."""
+        flags = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING | driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
+        (event,) = _checked(driver.cuEventCreate(flags), "making an event")
+        self._events.append(event)
+        return event
+
+    def record(self, event: Any, lane: Lane) -> None:
+        """Let an event happen when everything asked for so far on a lane is done."""
+        _checked(driver.cuEventRecord(event, self._handles[lane]), "recording an event")
+
+    def after(self, event: Any, lane: Lane) -> None:
+        """Let what is asked for next on a lane wait for an event, as last recorded."""
+        _checked(driver.cuStreamWaitEvent(self._handles[lane], event, 0), "ordering two streams")
 
     def wait(self, event: Any) -> None:
-        """Wait for an event."""
-        with _runs("waiting for an event"):
-            event.sync()
+        """Wait on the host for an event."""
+        _checked(driver.cuEventSynchronize(event), "work on the GPU")
 
     def synchronize(self) -> None:
-        """Wait for everything asked for so far.
+        """Wait for everything asked for so far on all lanes.
 
         Raises:
             EngineRunError: something of it failed.
         """
-        with _runs("work on the GPU"):
-            self._stream.sync()
+        for handle in self._handles.values():
+            _checked(driver.cuStreamSynchronize(handle), "work on the GPU")
+
+    @contextmanager
+    def capture(self, lane: Lane) -> Iterator[Callable[[], CudaRecording]]:
+        """Record what this thread asks for on a lane instead of doing it; other threads and lanes go on.
+
+        Raises:
+            EngineRunError: CUDA refuses, or something was asked for that cannot be recorded.
+        """
+        handle = self._handles[lane]
+        made: list[CudaRecording] = []
+        _checked(driver.cuStreamBeginCapture(handle, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capturing a stream")
+        try:
+            yield lambda: made[0]
+        except BaseException:
+            _, graph = driver.cuStreamEndCapture(handle)  # of a capture that failed there is none
+            if graph:
+                driver.cuGraphDestroy(graph)
+            raise
+        (graph,) = _checked(driver.cuStreamEndCapture(handle), "capturing a stream")
+        try:
+            made.append(CudaRecording(*_checked(driver.cuGraphInstantiate(graph, 0), "making a CUDA graph")))
+        finally:
+            driver.cuGraphDestroy(graph)
+
+    def launch(self, recording: Recording, lane: Lane) -> None:
+        """Ask for everything that was recorded."""
+        _checked(driver.cuGraphLaunch(recording.graph, self._handles[lane]), "launching a CUDA graph")
 
     def close(self) -> None:
-        """Give the stream back."""
-        self._stream.close()
+        """Give streams and events back."""
+        for event in self._events:
+            driver.cuEventDestroy(event)
+        self._events.clear()
+        for stream in self._streams.values():
+            stream.close()
 
 
 def find_gpu(index: int = 0) -> Gpu:
@@ -154,6 +244,18 @@ def _needs_driver() -> Iterator[None]:
         if "INSUFFICIENT_DRIVER" in text or "SYSTEM_DRIVER_MISMATCH" in text:
             raise BackendError(f"the NVIDIA driver is too old for CUDA 13: update it ({text})") from error
         raise BackendError(f"CUDA cannot be used: {text}") from error
+
+
+def _checked(answer: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    """Return what the driver answered beside its status.
+
+    Raises:
+        EngineRunError: the status says that it failed.
+    """
+    status, *values = answer
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise EngineRunError(f"{what} failed: CUDA: {status.name}")
+    return tuple(values)
 
 
 @contextmanager

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from trt_track.engines.session import Lane
 from trt_track.errors import TensorMismatchError
 from trt_track.specs import DTYPE_BYTES
 
 STAGING_BYTES: Final = 4 << 20
-"""Half of the pinned memory through which uploads go; a frame of 1024 x 1024 takes 3 MiB."""
+"""Half of the pinned memory through which the uploads of one lane go; a frame of 1024 x 1024 takes 3 MiB."""
+MOST_LENT: Final = 8
+"""Pieces of pinned memory that results may hold at once; who keeps more results gets them in ordinary memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,43 +40,76 @@ class Block(Protocol):
         """Its address."""
 
     def close(self) -> None:
-        """Free it after the work that was asked for so far."""
+        """Free it after the work that was asked for so far on its lane."""
+
+
+class Recording(Protocol):
+    """A sequence of work that can be launched as one, a CUDA graph."""
+
+    @property
+    def graph(self) -> Any:
+        """What the device launches (`CUgraphExec`)."""
+
+    def close(self) -> None:
+        """Free it."""
 
 
 class Device(Protocol):
-    """One GPU and one stream on it; every method that returns None only asks for work."""
+    """One GPU and a stream for each lane on it; every method that returns None only asks for work."""
 
     @property
     def gpu(self) -> Gpu:
         """What the GPU is, and how much of its memory is free now."""
 
-    @property
-    def stream(self) -> int:
-        """Handle of the stream (`cudaStream_t`)."""
+    def stream(self, lane: Lane) -> int:
+        """Return the handle of a lane's stream (`cudaStream_t`)."""
 
-    def allocate(self, nbytes: int) -> Block:
-        """Allocate GPU memory, aligned to 256 bytes."""
+    def allocate(self, nbytes: int, lane: Lane) -> Block:
+        """Allocate GPU memory, aligned to 256 bytes, for use on a lane; other lanes have to wait for that lane first."""
 
     def pinned(self, nbytes: int) -> np.ndarray:
         """Allocate host memory that the GPU can copy from and to by itself: (nbytes,) uint8, freed with its last view."""
 
-    def copy(self, target: int, source: int, nbytes: int) -> None:
+    def copy(self, target: int, source: int, nbytes: int, lane: Lane) -> None:
         """Copy between two addresses, host (pinned) or device."""
 
-    def zero(self, target: int, nbytes: int) -> None:
+    def scatter(self, target: int, rows: int, source: int, shape: tuple[int, int], lane: Lane) -> None:
+        """Copy rows to where an array of indices says.
+
+        Args:
+            target: address of the rows to write to.
+            rows: address of an int32 for each row of `source`: the row of `target` that it goes to.
+            source: address of the rows.
+            shape: number of rows in `source`, and bytes of a row, a multiple of 4.
+            lane: where the work is asked for.
+        """
+
+    def zero(self, target: int, nbytes: int, lane: Lane) -> None:
         """Fill with zero bytes."""
 
-    def mark(self) -> Any:
-        """Return an event of everything asked for so far."""
+    def event(self) -> Any:
+        """Return an event that has happened."""
+
+    def record(self, event: Any, lane: Lane) -> None:
+        """Let an event happen when everything asked for so far on a lane is done."""
+
+    def after(self, event: Any, lane: Lane) -> None:
+        """Let what is asked for next on a lane wait for an event, as last recorded."""
 
     def wait(self, event: Any) -> None:
-        """Wait for such an event."""
+        """Wait on the host for an event."""
 
     def synchronize(self) -> None:
-        """Wait for everything asked for so far."""
+        """Wait for everything asked for so far on all lanes."""
+
+    def capture(self, lane: Lane) -> AbstractContextManager[Callable[[], Recording]]:
+        """Record what is asked for on a lane instead of doing it; what the context gives returns the recording once it has ended."""
+
+    def launch(self, recording: Recording, lane: Lane) -> None:
+        """Ask for everything that was recorded."""
 
     def close(self) -> None:
-        """Give the stream back."""
+        """Give the streams back."""
 
 
 class DeviceArray:
@@ -112,6 +150,17 @@ class DeviceArray:
             raise IndexError(f"{self} has no row {index}")
         return DeviceArray(self.pointer + row * self._row_bytes, self.shape[1:], self.dtype)
 
+    def reshape(self, *shape: int) -> DeviceArray:
+        """Return a view of the same elements with other axes.
+
+        Raises:
+            TensorMismatchError: it would have another number of elements.
+        """
+        view = DeviceArray(self.pointer, shape, self.dtype)
+        if view.nbytes != self.nbytes:
+            raise TensorMismatchError(f"{self} cannot take the shape {list(shape)}")
+        return view
+
     @property
     def _row_bytes(self) -> int:
         return math.prod(self.shape[1:]) * DTYPE_BYTES[self.dtype]
@@ -121,13 +170,13 @@ class DeviceArray:
 
 
 class Workspace:
-    """Work space that engines share because only one runs at a time; it grows to what the largest run so far needed.
+    """Work space that the engines of one lane share because only one runs at a time; it grows to what the largest run so far needed.
 
     An engine's need at the largest sizes it was built for can be gigabytes, while the sizes of one video need a part of that.
     """
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
+    def __init__(self, device: Device, lane: Lane) -> None:
+        self._device, self._lane = device, lane
         self._block: Block | None = None
         self.pointer = 0
         self.nbytes = 0
@@ -140,8 +189,8 @@ class Workspace:
         """
         if nbytes <= self.nbytes:
             return
-        self.close()  # in order with the stream: what still runs there keeps it, and the new one may reuse its memory
-        self._block = self._device.allocate(nbytes)
+        self.close()  # in order with the lane: what still runs there keeps it, and the new one may reuse its memory
+        self._block = self._device.allocate(nbytes, self._lane)
         self.pointer, self.nbytes = self._block.pointer, nbytes
 
     def close(self) -> None:
@@ -154,10 +203,10 @@ class Workspace:
 class UploadRing:
     """Pinned memory in two halves: while the GPU copies from one, the host fills the other."""
 
-    def __init__(self, device: Device, half_bytes: int = STAGING_BYTES) -> None:
-        self._device = device
+    def __init__(self, device: Device, lane: Lane, half_bytes: int = STAGING_BYTES) -> None:
+        self._device, self._lane = device, lane
         self._halves = tuple(device.pinned(half_bytes) for _ in range(2))
-        self._events: list[Any] = [None, None]
+        self._events = tuple(device.event() for _ in range(2))
         self._half, self._used = 0, 0
 
     def upload(self, target: int, source: np.ndarray) -> None:
@@ -167,15 +216,64 @@ class UploadRing:
             piece = flat[start : start + self._halves[0].size]
             slot = self._slot(piece.size)
             slot[:] = piece
-            self._device.copy(target + start, slot.ctypes.data, piece.size)
+            self._device.copy(target + start, slot.ctypes.data, piece.size, self._lane)
 
     def _slot(self, nbytes: int) -> np.ndarray:
         """Return free pinned memory, waiting only when the other half is still being copied from."""
         if self._used + nbytes > self._halves[self._half].size:
-            self._events[self._half] = self._device.mark()
+            self._device.record(self._events[self._half], self._lane)
             self._half, self._used = 1 - self._half, 0
-            if self._events[self._half] is not None:
-                self._device.wait(self._events[self._half])
+            self._device.wait(self._events[self._half])
         slot = self._halves[self._half][self._used : self._used + nbytes]
         self._used += nbytes + -nbytes % 16
         return slot
+
+
+class PinnedPiece:
+    """Pinned memory of some size, and the event of the last copy into it."""
+
+    def __init__(self, device: Device, nbytes: int) -> None:
+        self.memory = device.pinned(nbytes)
+        self.arrived = device.event()
+
+
+class _Lease:
+    """Lends a piece of pinned memory to numpy; arrays that look into it keep the lease alive."""
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self.__array_interface__ = {"data": (memory.ctypes.data, False), "shape": memory.shape, "typestr": "|u1", "version": 3}
+
+
+class DownloadPool:
+    """Pinned memory that results lie in while somebody holds them; it is used again when they are gone, so that none is copied.
+
+    Not more than `MOST_LENT` pieces are lent: what is asked for beyond is copied into ordinary memory, which a caller may keep.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._free: dict[int, list[PinnedPiece]] = {}
+        self._lent: set[int] = set()  # results may be dropped on any thread: adding and discarding are atomic
+
+    def take(self, nbytes: int) -> PinnedPiece:
+        """Return a piece that nobody uses."""
+        pieces = self._free.setdefault(nbytes, [])
+        return pieces.pop() if pieces else PinnedPiece(self._device, nbytes)
+
+    def lend(self, piece: PinnedPiece) -> np.ndarray:
+        """Return what arrived in a piece, (nbytes,) uint8; the piece comes back by itself when no array looks into it any more."""
+        if len(self._lent) >= MOST_LENT:
+            copy = np.array(piece.memory)
+            self._give_back(piece)
+            return copy
+        self._lent.add(id(piece))
+        lease = _Lease(piece.memory)
+        weakref.finalize(lease, self._return, piece).atexit = False
+        return np.asarray(lease)
+
+    def _return(self, piece: PinnedPiece) -> None:
+        self._lent.discard(id(piece))
+        self._give_back(piece)
+
+    def _give_back(self, piece: PinnedPiece) -> None:
+        self._free.setdefault(piece.memory.size, []).append(piece)

@@ -17,7 +17,7 @@ from trt_track.specs import Limits
 
 FORMAT: Final = 1
 RECORD: Final = "engine.json"
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Raised when the builder compiles the same graph to another engine: other flags, another rewriting for SM 7.5."""
 ALL: Final = "all"
 """Target of an engine that runs on every GPU which TensorRT for RTX supports."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
 
+from trt_track.engines.host_arrays import HostArrays
 from trt_track.engines.host_memory import MemoryState, host_memory
 from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import GraphSpec
@@ -57,7 +58,7 @@ def load_graph(name: str, path: Path, options: ort.SessionOptions) -> ort.Infere
         raise EngineRunError(f"ONNX Runtime cannot load graph {name!r}: {first_line(error)}") from error
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(HostArrays):
     """Fills the `Session` protocol with numpy arrays that ONNX Runtime reads and writes in place."""
 
     backend = "onnxruntime-cpu"
@@ -83,22 +84,6 @@ class OnnxRuntimeSession:
         self.specs: Mapping[str, GraphSpec] = {name: spec for name, (spec, _) in graphs.items()}
         options = session_options(self.threads, plan_memory=plan_memory)
         self._engines = {name: _Graph(spec, path, options) for name, (spec, path) in graphs.items()}
-
-    def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
-        """Allocate an array of zeros."""
-        return np.zeros(tuple(shape), dtype)
-
-    def upload(self, target: np.ndarray, source: np.ndarray) -> None:
-        """Copy `source` into `target`."""
-        np.copyto(target, source, casting="no")
-
-    def download(self, source: np.ndarray) -> np.ndarray:
-        """Return `source` itself: it holds until the next `run` that writes there."""
-        return source
-
-    def copy(self, target: np.ndarray, source: np.ndarray) -> None:
-        """Copy between two arrays."""
-        np.copyto(target, source, casting="no")
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """Run one graph; see `Session.run`.

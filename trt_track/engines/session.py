@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from enum import IntEnum
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from trt_track.engines.host_memory import MemoryState
 from trt_track.specs import GraphSpec
+
+
+class Lane(IntEnum):
+    """A queue of work. What is asked for on one lane runs in order; lanes run beside each other, unless events order them."""
+
+    TRACK = 0
+    """Memory attention to mask, and whatever says nothing else."""
+    UPLOAD = 1
+    """Frames on their way to the device."""
+    ENCODE = 2
+    """The image encoder."""
+    RESULTS = 3
+    """Masks and scores on their way back."""
 
 
 class Array(Protocol):
@@ -21,9 +36,26 @@ class Array(Protocol):
     def __getitem__(self, index: Any, /) -> Any:
         """Return a view of rows along the first axis: an int or a slice with step 1."""
 
+    def reshape(self, *shape: int) -> Any:
+        """Return a view of the same elements with other axes."""
+
+
+class Fetched(Protocol):
+    """Arrays on their way to the host."""
+
+    def arrays(self) -> list[np.ndarray]:
+        """Wait for them and return them, in the order they were asked for; they are the caller's own. To be called once.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
+
 
 class Session(Protocol):
-    """Runs the graphs of one bundle on one device. Not thread-safe: one loop drives it."""
+    """Runs the graphs of one bundle on one device. Not thread-safe: one loop drives it.
+
+    Work is asked for on the current lane (`on`), which is `Lane.TRACK` outside of it.
+    """
 
     backend: str
     """How users name it: `onnxruntime-cpu`, `tensorrt-rtx`, `tensorrt`."""
@@ -31,6 +63,8 @@ class Session(Protocol):
     """Version of the library that computes."""
     device: str
     """What it computes on: the GPU's name, or `CPU`."""
+    overlaps: bool
+    """Whether lanes run beside each other and beside the host; False where every call returns when its work is done."""
     specs: Mapping[str, GraphSpec]
     """Contract of every graph that `run` knows, by name."""
     max_batch: int
@@ -46,16 +80,28 @@ class Session(Protocol):
         """Allocate an array of zeros in the session's memory. Called when a tracker opens, never in its loop."""
 
     def upload(self, target: Any, source: np.ndarray) -> None:
-        """Copy a host array into `target`, in order with `run`; `source` may be reused at once."""
+        """Copy a host array into `target`; `source` may be reused at once."""
 
     def download(self, source: Any) -> np.ndarray:
-        """Wait for everything asked for so far and return the content of `source`.
+        """Wait for everything asked for so far, on every lane, and return the content of `source`.
 
         The array may be the session's own memory: it holds until the next `run` that writes there.
         """
 
+    def fetch(self, sources: Sequence[Any]) -> Fetched:
+        """Ask for the content of several arrays, without waiting for it."""
+
     def copy(self, target: Any, source: Any) -> None:
-        """Copy between two arrays of the session, in order with `run`."""
+        """Copy between two arrays of the session."""
+
+    def scatter(self, target: Any, rows: Any, source: Any) -> None:
+        """Copy row i of `source` to row `rows[i]` of `target`.
+
+        Args:
+            target: (n, ...).
+            rows: (B,) int32, in the session's memory, each a row of `target` and none twice.
+            source: (B, ...), with `target`'s other axes and dtype.
+        """
 
     def run(self, graph: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Run one graph: read the arrays in `inputs`, write the arrays in `outputs`, both bound by tensor name.
@@ -64,6 +110,25 @@ class Session(Protocol):
             TensorMismatchError: a name, shape or dtype is not the contract's.
             EngineRunError: the engine failed.
         """
+
+    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+        """Do what `body` asks for: a fixed sequence of `run`, `copy` and `scatter` on the current lane.
+
+        Every call with the same key must ask for the same, with arrays at the same places: a GPU records the sequence when it has come up
+        often enough and launches it as one from then on, without calling `body`.
+        """
+
+    def on(self, lane: Lane) -> AbstractContextManager[None]:
+        """Make a lane the current one for a while."""
+
+    def event(self) -> Any:
+        """Return a new event, which has happened until it is recorded. Called when a tracker opens."""
+
+    def record(self, event: Any) -> None:
+        """Let an event happen when everything asked for so far on the current lane is done."""
+
+    def after(self, event: Any) -> None:
+        """Let what is asked for next on the current lane wait until an event, as last recorded, has happened."""
 
     def memory(self) -> MemoryState | None:
         """Return the state of the memory that arrays and graphs take, None where it is not known."""

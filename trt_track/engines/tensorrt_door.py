@@ -39,8 +39,11 @@ class TensorRT(Protocol):
     def load_engine(self, plan: bytes, graph: str) -> Any:
         """Deserialise an engine (`ICudaEngine`)."""
 
-    def create_context(self, engine: Any, graph: str) -> Any:
-        """Create an execution context whose activation memory the caller provides (`IExecutionContext`)."""
+    def create_context(self, engine: Any, graph: str, *, recorded: bool = False) -> Any:
+        """Create an execution context whose activation memory the caller provides (`IExecutionContext`).
+
+        One whose runs will be recorded must not exchange its kernels for faster ones later.
+        """
 
     def host_inputs(self, engine: Any) -> frozenset[str]:
         """Return the inputs that TensorRT reads on the host, because shapes depend on their values."""
@@ -116,13 +119,24 @@ class TensorRTRuntime:
             raise EngineRunError(f"engine {graph!r} cannot be loaded: {last_message(self.messages)}")
         return engine
 
-    def create_context(self, engine: Any, graph: str) -> Any:
+    def create_context(self, engine: Any, graph: str, *, recorded: bool = False) -> Any:
         """Create an execution context without activation memory of its own.
+
+        TensorRT for RTX compiles kernels for the sizes that it meets in the background and uses slower ones until then. A context whose
+        runs are recorded waits for them instead, or the recording would keep the slower ones.
 
         Raises:
             EngineRunError: TensorRT refused.
         """
-        context = engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        kernels = getattr(self.trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if recorded and kernels is not None:
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+            context = engine.create_execution_context(config)
+        else:
+            context = engine.create_execution_context(strategy)
         if context is None:
             raise EngineRunError(f"engine {graph!r} got no execution context: {last_message(self.messages)}")
         return context
@@ -180,6 +194,8 @@ class GraphCompiler:
         _check_contract(network, spec)
         config = builder.create_builder_config()
         config.clear_flag(self.trt.BuilderFlag.TF32)  # FP32 means FP32: TF32 keeps 10 bits, labels and logits need 23
+        if hasattr(self.trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # of TensorRT for RTX: what allocates while it runs cannot be recorded
+            config.set_flag(self.trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         self._set_target(config, target, spec.name)
         self._add_profile(builder, config, network, (spec, profile), errors)
         plan = builder.build_serialized_network(network, config)

@@ -1,23 +1,24 @@
-"""TensorRT as a `Session`: engines of either flavour, one stream, arrays in GPU memory."""
+"""TensorRT as a `Session`: engines of either flavour on the lanes of one GPU, and what comes up again and again as one launch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Self
-
-import numpy as np
 
 from trt_track.engines.bound_engine import Arrays, BoundEngine
 from trt_track.engines.bundle import Bundle
-from trt_track.engines.device_memory import Block, Device, DeviceArray, UploadRing, Workspace
+from trt_track.engines.device_arrays import DeviceArrays
+from trt_track.engines.device_memory import Device, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
-from trt_track.engines.host_memory import MemoryState
+from trt_track.engines.recordings import Recordings
+from trt_track.engines.session import Lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
-from trt_track.errors import EngineRunError, TensorMismatchError
-from trt_track.specs import DTYPE_BYTES, GraphSpec
+from trt_track.errors import TensorMismatchError
+from trt_track.specs import GraphSpec
 
 
-class TensorRTSession:
+class TensorRTSession(DeviceArrays):
     """Fills the `Session` protocol with TensorRT engines."""
 
     def __init__(
@@ -36,14 +37,10 @@ class TensorRTSession:
             EngineMismatchError: no engine was built for this GPU and TensorRT, or one was changed.
             EngineRunError: TensorRT refused an engine, or GPU memory is short.
         """
-        self._device = device or _first_gpu()
-        self._closed = False
-        self._blocks: list[Block] = []
-        self._workspace = Workspace(self._device)
-        # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
-        self._host_values: dict[int, int] = {}
-        self._downloads: dict[int, np.ndarray] = {}
-        self._graphs: dict[str, BoundEngine] = {}
+        super().__init__(device or _first_gpu())
+        self._workspaces = {lane: Workspace(self._device, lane) for lane in Lane}
+        self._graphs: dict[tuple[str, Lane], BoundEngine] = {}
+        self._recordings = Recordings(self._device, partial(self._open, recorded=True), self._workspaces)
         try:
             self._tensorrt: TensorRT = tensorrt or TensorRTRuntime(flavour)
             engines = find_engines(bundle, flavour=flavour, version=self._tensorrt.version, sm=self._device.gpu.sm)
@@ -53,85 +50,18 @@ class TensorRTSession:
             self.max_objects: int | None = self.max_batch
             self.max_frames: int | None = min(record.limits.frames for record in engines.records.values())
             self.max_video_side: int | None = _largest_side(engines)
-            self._ring = UploadRing(self._device)
+            self._engines = {name: self._tensorrt.load_engine(engines.read_plan(bundle, name), name) for name in bundle.specs}
             for name in bundle.specs:
-                self._graphs[name] = self._load(bundle, engines, name)
+                lane = Lane.ENCODE if name == "image_encoder" else Lane.TRACK
+                self._graphs[name, lane] = self._open(name, lane)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, bundle: Bundle, engines: EngineFolder, name: str) -> BoundEngine:
-        engine = self._tensorrt.load_engine(engines.read_plan(bundle, name), name)
-        # All engines run one after the other on one stream, so one work space serves them all.
-        return BoundEngine(bundle.record(name).spec, engine, tensorrt=self._tensorrt, workspace=self._workspace)
-
-    def empty(self, shape: Sequence[int], dtype: str) -> DeviceArray:
-        """Allocate an array of zeros in GPU memory.
-
-        Raises:
-            EngineRunError: there is not enough, or the session is closed.
-        """
-        self._check_open()
-        if dtype not in DTYPE_BYTES:
-            raise TensorMismatchError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPE_BYTES)}")
-        nbytes = DeviceArray(0, shape, dtype).nbytes
-        block = self._device.allocate(nbytes)
-        self._blocks.append(block)
-        if nbytes:
-            self._device.zero(block.pointer, nbytes)
-        if tuple(shape) == (1,) and dtype in ("int32", "int64"):
-            self._host_values[block.pointer] = 0
-        return DeviceArray(block.pointer, shape, dtype)
-
-    def upload(self, target: DeviceArray, source: np.ndarray) -> None:
-        """Copy a host array into `target`, in order with `run`; `source` may be reused at once.
-
-        Raises:
-            TensorMismatchError: shape or dtype differ.
-            EngineRunError: the session is closed.
-        """
-        self._check_open()
-        if target.shape != source.shape or target.dtype != source.dtype.name:
-            raise TensorMismatchError(f"{target} cannot take {source.dtype}{list(source.shape)}")
-        if source.size:
-            self._ring.upload(target.pointer, np.ascontiguousarray(source))
-        self._host_values.pop(target.pointer, None)
-        if target.shape == (1,) and source.dtype.kind == "i":
-            self._host_values[target.pointer] = int(source[0])
-
-    def download(self, source: DeviceArray) -> np.ndarray:
-        """Wait for everything asked for so far and return the content of `source`.
-
-        The array is pinned memory of the session: it holds until the next download from the same place.
-
-        Raises:
-            EngineRunError: something that was asked for failed, or the session is closed.
-        """
-        self._check_open()
-        pinned = self._downloads.get(source.pointer)
-        if pinned is None or pinned.size < source.nbytes:
-            pinned = self._downloads[source.pointer] = self._device.pinned(source.nbytes)
-        if source.nbytes:
-            self._device.copy(pinned.ctypes.data, source.pointer, source.nbytes)
-        self._device.synchronize()
-        return pinned[: source.nbytes].view(source.dtype).reshape(source.shape)
-
-    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
-        """Copy between two arrays, in order with `run`.
-
-        Raises:
-            TensorMismatchError: shape or dtype differ.
-            EngineRunError: the session is closed.
-        """
-        self._check_open()
-        if target.shape != source.shape or target.dtype != source.dtype:
-            raise TensorMismatchError(f"{target} cannot take {source}")
-        if source.nbytes:
-            self._device.copy(target.pointer, source.pointer, source.nbytes)
-        known = self._host_values.get(source.pointer)
-        self._host_values.pop(target.pointer, None)
-        if target.shape == (1,) and known is not None:
-            self._host_values[target.pointer] = known
+    def _open(self, graph: str, lane: Lane, *, recorded: bool = False) -> BoundEngine:
+        """Open one more context of an engine. Contexts of one lane run one after the other, so one work space serves them all."""
+        spec, engine, workspace = self.specs[graph], self._engines[graph], self._workspaces[lane]
+        return BoundEngine(spec, engine, tensorrt=self._tensorrt, workspace=workspace, recorded=recorded)
 
     def run(self, graph: str, inputs: Arrays, outputs: Arrays) -> None:
         """Ask the GPU to run one graph; see `Session.run`.
@@ -141,39 +71,28 @@ class TensorRTSession:
             EngineRunError: TensorRT refused, or the session is closed.
         """
         self._check_open()
-        try:
-            loaded = self._graphs[graph]
-        except KeyError:
-            raise TensorMismatchError(f"the session has no graph {graph!r}; it has {', '.join(self._graphs)}") from None
+        if graph not in self.specs:
+            raise TensorMismatchError(f"the session has no graph {graph!r}; it has {', '.join(self.specs)}")
+        loaded = self._recordings.engine(graph) or self._graphs.get((graph, self._lane))
+        if loaded is None:
+            loaded = self._graphs[graph, self._lane] = self._open(graph, self._lane)
         loaded.bind(inputs, outputs, self._host_values)
-        loaded.enqueue(self._device.stream)
+        loaded.enqueue(self._device.stream(self._lane))
 
-    def memory(self) -> MemoryState | None:
-        """Return the state of the GPU's memory, whoever holds it: work space that was allocated once is kept."""
-        gpu = self._device.gpu
-        held = gpu.total_bytes - gpu.free_bytes
-        return MemoryState(held=held, peak=held, available=gpu.free_bytes)
+    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+        """Do what `body` asks for, as one launch once it has come up a few times; see `Session.recorded`.
 
-    def _check_open(self) -> None:
-        """Refuse what would write to memory that was given back."""
-        if self._closed:
-            raise EngineRunError("the session is closed: a tracker that was closed cannot go on, open it again")
+        Raises:
+            EngineRunError: TensorRT refused, or the session is closed.
+        """
+        self._check_open()
+        self._recordings.play((self._lane, key), self._lane, body)
 
-    def close(self) -> None:
-        """Wait for the GPU and free everything that the session allocated. Downloaded arrays stay valid."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._device.synchronize()
-        finally:
-            self._graphs.clear()
-            self._workspace.close()
-            for block in self._blocks:
-                block.close()
-            self._blocks.clear()
-            self._downloads.clear()
-            self._device.close()
+    def _free(self) -> None:
+        self._recordings.close()
+        self._graphs.clear()
+        for workspace in self._workspaces.values():
+            workspace.close()
 
     def __enter__(self) -> Self:
         return self

@@ -67,7 +67,7 @@ class DetectedTracks:
         return tuple(self.book.objects.values())
 
     def propagate(
-        self, *, max_frames: int | None = None, keep_video: bool = False, keep_logits: bool = False
+        self, *, max_frames: int | None = None, keep_video: bool = False, keep_logits: bool = False, throughput: bool = False
     ) -> Generator[TrackedFrame, None, None]:
         """Track everything that was found; this can be done once.
 
@@ -75,6 +75,8 @@ class DetectedTracks:
             max_frames: frames of the clip to read at most.
             keep_video: whether results carry the frame itself, for drawing.
             keep_logits: whether results carry the low-resolution mask logits.
+            throughput: yield each result when the next frame has been asked for, see `Video.propagate`; frames with detections are yielded
+                at once all the same. A track that is lost is computed for one frame more.
 
         Yields:
             Each frame of the clip once, in order, from its first one; frames before the first object have none. Arrays are the caller's.
@@ -92,7 +94,8 @@ class DetectedTracks:
             return
         self._carry_out(self.book.plan(self._empty(first), self._found[first]), first)
         # The books need pictures; the video lets them go frame by frame, so that it costs their conversion alone.
-        results = self.video.propagate(max_frames=stop - first, keep_video=True, keep_logits=keep_logits)
+        options = {"keep_video": True, "keep_logits": keep_logits, "throughput": throughput}
+        results = self.video.propagate(max_frames=stop - first, settled=self._found.keys(), **options)
         with closing(results):
             for result in results:
                 named = self._named(result, results, planned=result.frame_index == first)
@@ -123,7 +126,7 @@ class DetectedTracks:
             result = next(results)  # prompts for a frame that was just yielded make the video yield it once more
         ended = () if found is None else self.book.settle(result)
         ended += self.book.observe(result)
-        after = result.frame_index + 1  # what was prompted on a frame cannot be removed on it
+        after = max(result.frame_index + 1, self.video.first_open)  # what was prompted on a frame cannot be removed on it
         if ended and after < self.video.info.frame_count:
             self.video.add_prompts([Prompt(after, track, remove=True) for track in ended])
         return self.book.public(result)

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from trt_track.errors import PromptError
+from trt_track.errors import PromptError, VideoError
 from trt_track.runtime.bank import MemoryBank
 from trt_track.runtime.frames import Frame
 from trt_track.runtime.prompts import Prompt, mask_to_model, model_clicks
 from trt_track.runtime.results import FrameResult
-from trt_track.runtime.steps import Clicks, Outcome, Steps
+from trt_track.runtime.steps import Asked, Clicks, FrameSlot, Outcomes, Steps
 
 if TYPE_CHECKING:
     from trt_track.runtime.tracker import Video
 
 
+Waiting: TypeAlias = deque[tuple[Frame, list[int], list[Asked]]]
+"""Frames that were asked for and not yielded yet, with the objects that are tracked on each."""
+
+
 class Propagation:
     """One pass over the clip: the objects that are tracked now, and the prompts that are due."""
 
-    def __init__(self, video: Video, steps: Steps, *, reverse: bool) -> None:
-        self.video, self.steps, self.reverse = video, steps, reverse
+    def __init__(self, video: Video, steps: Steps, *, reverse: bool, late: bool = False, settled: Collection[int] = ()) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            video: what is tracked, and its prompts.
+            steps: buffers for it.
+            reverse: towards the start of the clip.
+            late: yield each result when the next frame has been asked for, instead of at once.
+            settled: frames whose results are yielded at once all the same.
+        """
+        self.video, self.steps, self.reverse, self.is_late, self.settled = video, steps, reverse, late, settled
         tracker, info = video.tracker, video.info
         self.size, self.mask_size = tracker.model.image_size, tracker.model.mask_size
         self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=reverse)
         self.active: list[int] = []
         self.started: dict[int, int] = {}
         self.frame: int | None = None
-        self.unseen: np.ndarray | None = None
+        self.image: Image  # of the frame that is tracked
         self.late: list[Prompt] = []
         self.schedule = _by_frame(video.prompts)
+
+    @property
+    def first_open(self) -> int:
+        """The first frame, in the direction of travel, that prompts are still taken for."""
+        if self.frame is None:
+            raise PromptError("the pass has not begun")
+        step = -1 if self.reverse else 1
+        return self.frame if self._yields_at_once(self.frame) else self.frame + step
 
     def accept(self, prompts: Sequence[Prompt]) -> None:
         """Take prompts in while the pass runs.
@@ -41,10 +63,14 @@ class Propagation:
             PromptError: one is for a frame that lies behind.
         """
         for prompt in prompts:
-            if self.frame is not None and (prompt.frame > self.frame if self.reverse else prompt.frame < self.frame):
+            if self.frame is None:
+                continue
+            first = self.first_open
+            if prompt.frame > first if self.reverse else prompt.frame < first:
+                this = "this frame or " if first == self.frame else ""
                 raise PromptError(
                     f"frame {prompt.frame} lies behind: the pass is at frame {self.frame}; "
-                    "prompt this frame or one ahead, or call propagate again to start afresh"
+                    f"prompt {this}one ahead, or call propagate again to start afresh"
                 )
         self.late.extend(prompts)
 
@@ -55,14 +81,55 @@ class Propagation:
         stop = self._stop(start, max_frames)
         frames = self.video.source.frames(size=self.size, reverse=self.reverse, start=start, stop=stop, keep_video=keep_video)
         with closing(frames):
-            for frame in frames:
-                self.frame = frame.index
-                self.unseen = frame.model_rgb_hwc
-                outcomes = self._track(frame.index, self.schedule.get(frame.index, []))
-                yield self._result(frame, outcomes)
-                while again := self._late(frame.index):
-                    outcomes.update(self._prompt(frame.index, again))
-                    yield self._result(frame, outcomes)
+            yield from self._run(LookAhead(frames))
+
+    def _run(self, frames: LookAhead) -> Generator[FrameResult, None, None]:
+        """Track frame by frame; where results may be late, the next frame is encoded ahead and a result waits for the frame after it."""
+        waiting: Waiting = deque()
+        try:
+            for frame, image in frames:
+                self.frame, self.image = frame.index, image
+                self._late(frame.index)
+                due = self.schedule.get(frame.index, [])
+                if self.is_late and self._needs_image(due):
+                    self._encode()
+                    frames.encode_next(self.steps)
+                asked = self._track(frame.index, due)
+                waiting.append((frame, list(self.active), asked))
+                if len(waiting) > 1:
+                    yield self._taken(waiting)
+                if self._yields_at_once(frame.index):
+                    yield from self._settle(waiting)
+            while waiting:
+                yield self._taken(waiting)
+        finally:
+            for _, _, asked in waiting:
+                Found(asked)  # what is on its way arrives, so that its memory can be used again
+        if frames.fault is not None:
+            raise frames.fault
+
+    def _settle(self, waiting: Waiting) -> Generator[FrameResult, None, None]:
+        """Yield a frame's result, and again for prompts that come for it."""
+        frame, _, asked = waiting.popleft()
+        found = Found(asked)
+        if early := self._late(frame.index):  # they came while results before this one were yielded
+            found.add(self._prompt(frame.index, early))
+        yield self._result(frame, self.active, found)
+        while again := self._late(frame.index):
+            found.add(self._prompt(frame.index, again))
+            yield self._result(frame, self.active, found)
+
+    def _taken(self, waiting: Waiting) -> FrameResult:
+        frame, active, asked = waiting.popleft()
+        return self._result(frame, active, Found(asked))
+
+    def _yields_at_once(self, frame: int) -> bool:
+        return not self.is_late or frame in self.settled
+
+    def _needs_image(self, due: list[Prompt]) -> bool:
+        """Tell whether any object is on the frame that these prompts are for."""
+        prompted = {prompt.object_id for prompt in due}
+        return any(not prompt.remove for prompt in due) or any(object_id not in prompted for object_id in self.active)
 
     def _stop(self, start: int, max_frames: int | None) -> int | None:
         """Return the frame before which to stop, in the direction of travel."""
@@ -80,46 +147,41 @@ class Propagation:
         self.schedule = _by_frame(self.video.prompts)
         return [prompt for prompt in self.schedule.get(frame, []) if prompt.object_id in now]
 
-    def _track(self, frame: int, due: list[Prompt]) -> dict[int, Outcome]:
+    def _track(self, frame: int, due: list[Prompt]) -> list[Asked]:
         """Track what has no prompt on this frame, start or correct what has one."""
         prompted = {prompt.object_id for prompt in due}
-        outcomes = self._follow([object_id for object_id in self.active if object_id not in prompted], frame)
-        outcomes.update(self._prompt(frame, due))
-        return outcomes
+        asked = self._follow([object_id for object_id in self.active if object_id not in prompted], frame)
+        return asked + self._prompt(frame, due)
 
-    def _follow(self, object_ids: list[int], frame: int) -> dict[int, Outcome]:
+    def _follow(self, object_ids: list[int], frame: int) -> list[Asked]:
         if not object_ids:
-            return {}
-        self._encode()
-        return self.steps.follow(object_ids, frame, self.bank)
+            return []
+        return self.steps.follow(self._encode(), object_ids, frame, self.bank)
 
-    def _encode(self) -> None:
+    def _encode(self) -> FrameSlot:
         """Encode the frame when the first object needs it; frames that no object is on never are."""
-        if self.unseen is not None:
-            self.steps.encode(self.unseen)
-            self.unseen = None
+        return self.image.encode(self.steps)
 
-    def _prompt(self, frame: int, prompts: list[Prompt]) -> dict[int, Outcome]:
-        outcomes = {}
+    def _prompt(self, frame: int, prompts: list[Prompt]) -> list[Asked]:
+        asked = []
         for prompt in prompts:
             if prompt.remove:
                 self._remove(prompt.object_id)
-                continue
-            self._encode()
-            if self.started.get(prompt.object_id, frame) == frame:
-                outcomes[prompt.object_id] = self._start(frame, prompt)
+            elif self.started.get(prompt.object_id, frame) == frame:
+                asked.append(self._start(frame, prompt))
             else:
-                outcomes[prompt.object_id] = self._correct(frame, prompt)
-        return outcomes
+                asked.append(self._correct(frame, prompt))
+        return asked
 
-    def _start(self, frame: int, prompt: Prompt) -> Outcome:
+    def _start(self, frame: int, prompt: Prompt) -> Asked:
         if prompt.object_id not in self.started:
             self.started[prompt.object_id] = frame
             self.active.append(prompt.object_id)
-        return self.steps.start(prompt.object_id, frame, self.bank, self._asked(prompt))
+        return self.steps.start(self._encode(), prompt.object_id, frame, self.bank, self._asked(prompt))
 
-    def _correct(self, frame: int, prompt: Prompt) -> Outcome:
-        return self.steps.correct(prompt.object_id, frame, self.bank, self._asked(prompt), conditions=prompt.conditions)
+    def _correct(self, frame: int, prompt: Prompt) -> Asked:
+        asked = self._asked(prompt)
+        return self.steps.correct(self._encode(), prompt.object_id, frame, self.bank, asked, conditions=prompt.conditions)
 
     def _remove(self, object_id: int) -> None:
         if object_id in self.active:
@@ -132,32 +194,99 @@ class Propagation:
             return mask_to_model(prompt.mask, self.size)
         return Clicks(*model_clicks(prompt, width=self.video.info.width, height=self.video.info.height, size=self.size))
 
-    def _result(self, frame: Frame, outcomes: dict[int, Outcome]) -> FrameResult:
-        found = [outcomes[object_id] for object_id in self.active]
-        logits = [outcome.logits for outcome in found if outcome.logits is not None]
+    def _result(self, frame: Frame, active: Sequence[int], found: Found) -> FrameResult:
+        height, width = self.video.info.height, self.video.info.width
+        logits = (1, self.mask_size, self.mask_size)
         return FrameResult(
             frame_index=frame.index,
             time_s=frame.time_s,
-            object_ids=tuple(self.active),
-            masks=_joined([outcome.mask_hw for outcome in found], (self.video.info.height, self.video.info.width), "bool"),
-            ious=np.array([outcome.iou for outcome in found], np.float32),
-            presence=np.array([outcome.presence for outcome in found], np.float32),
-            logits=_joined(logits, (1, self.mask_size, self.mask_size), "float32") if self.steps.keep_logits else None,
+            object_ids=tuple(active),
+            masks=found.rows("masks", active, (height, width), "bool"),
+            ious=found.rows("ious", active, (), "float32"),
+            presence=found.rows("presence", active, (), "float32"),
+            logits=found.rows("logits", active, logits, "float32") if self.steps.keep_logits else None,
             video_rgb_hwc=frame.video_rgb_hwc,
         )
 
 
-def _joined(rows: list[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Put rows of `shape` into one array; if they are all rows of one array, in its order, it is that array and nothing is copied."""
-    if not rows:
-        return np.zeros((0, *shape), dtype)
-    whole = rows[0].base
-    step = rows[0].nbytes
-    if whole is not None and whole.shape == (len(rows), *shape):
-        first = whole.ctypes.data
-        if all(row.base is whole and row.ctypes.data == first + i * step for i, row in enumerate(rows)):
+class Image:
+    """The pixels of one frame, and the slot that they were encoded into, once they were."""
+
+    def __init__(self, model_rgb_hwc: np.ndarray) -> None:
+        """Keep the pixels, (S, S, 3) uint8."""
+        self._model_rgb_hwc: np.ndarray | None = model_rgb_hwc
+        self._slot: FrameSlot
+
+    def encode(self, steps: Steps) -> FrameSlot:
+        """Encode it, the first time, and return its slot."""
+        if self._model_rgb_hwc is not None:
+            self._slot, self._model_rgb_hwc = steps.encode(self._model_rgb_hwc), None
+        return self._slot
+
+
+class LookAhead:
+    """The frames of a clip with their images, of which the next one can be encoded before it is its turn."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        """Take frames in order."""
+        self.fault: VideoError | None = None
+        """Why there are no more frames, when the iteration has ended; what was asked for before is not lost that way."""
+        self._frames = frames
+        self._read: deque[tuple[Frame, Image]] = deque()
+
+    def encode_next(self, steps: Steps) -> None:
+        """Read the next frame, if there is one, and encode it where the steps have room for two."""
+        if not self._read:
+            self._read_one()
+        if self._read and steps.encodes_ahead:
+            self._read[0][1].encode(steps)
+
+    def _read_one(self) -> None:
+        try:
+            for frame in self._frames:
+                self._read.append((frame, Image(frame.model_rgb_hwc)))
+                return
+        except VideoError as error:
+            self.fault = error
+
+    def __iter__(self) -> Iterator[tuple[Frame, Image]]:
+        while True:
+            if not self._read and self.fault is None:
+                self._read_one()
+            if not self._read:
+                return
+            yield self._read.popleft()
+
+
+class Found:
+    """What was found on one frame, by object; what is added later replaces what was there."""
+
+    def __init__(self, asked: Sequence[Asked]) -> None:
+        """Wait for it.
+
+        Raises:
+            EngineRunError: something failed on the way.
+        """
+        self._batches: list[tuple[tuple[int, ...], Outcomes]] = []
+        self._places: dict[int, tuple[Outcomes, int]] = {}
+        self.add(asked)
+
+    def add(self, asked: Sequence[Asked]) -> None:
+        """Wait for more of the same frame."""
+        for batch in asked:
+            outcomes = batch.outcomes()
+            self._batches.append((batch.object_ids, outcomes))
+            self._places |= {object_id: (outcomes, row) for row, object_id in enumerate(batch.object_ids)}
+
+    def rows(self, name: str, object_ids: Sequence[int], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return one kind of outcome, a row for each object in this order; what one batch found in this order is not copied."""
+        if len(self._batches) == 1 and self._batches[0][0] == tuple(object_ids):
+            whole: np.ndarray = getattr(self._batches[0][1], name)
             return whole
-    return np.stack(rows)
+        if not object_ids:
+            return np.zeros((0, *shape), dtype)
+        places = (self._places[object_id] for object_id in object_ids)
+        return np.stack([getattr(outcomes, name)[row] for outcomes, row in places])
 
 
 def _by_frame(prompts: Sequence[Prompt]) -> dict[int, list[Prompt]]:

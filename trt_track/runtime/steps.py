@@ -2,34 +2,24 @@
 
 Everything is allocated when the steps are opened. A step moves integers (which page, which age, which object); all arithmetic, from the
 bytes of the frame to the bytes of the mask, is inside the graphs.
+
+A frame in flight has a slot of its own: while one is tracked, the next is uploaded and encoded, and the masks of the one before are on
+their way to the host. Events order the lanes where they meet in a slot; a session that does not overlap has one slot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trt_track.engines.session import Session
+from trt_track.engines.session import Fetched, Lane, Session
 from trt_track.runtime.bank import MemoryBank, Recall
+from trt_track.runtime.buffers import DECODED, DRAWN, IMAGE, UPSCALED, track_buffers
 from trt_track.runtime.small_inputs import SmallInputs
 from trt_track.specs import Limits, ModelSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was found of one object on one frame. Its arrays are rows of what its batch found, copied out of the session."""
-
-    mask_hw: np.ndarray
-    """(H, W) bool, in pixels of the video."""
-    logits: np.ndarray | None
-    """(1, S/4, S/4) float32, the decoder's, > 0 inside the object; small holes are filled in the mask only. None if not kept."""
-    iou: float
-    """Predicted IoU of the mask, 0 to 1."""
-    presence: float
-    """Logit, > 0 where the object is in the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +28,62 @@ class Clicks:
 
     points: np.ndarray
     labels: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What was found of the objects of one batch on one frame; row i is of object i."""
+
+    masks: np.ndarray
+    """(B, H, W) bool, in pixels of the video."""
+    ious: np.ndarray
+    """(B,) float32, predicted IoU of the mask, 0 to 1."""
+    presence: np.ndarray
+    """(B,) float32, a logit, > 0 where the object is in the frame."""
+    logits: np.ndarray | None
+    """(B, 1, S/4, S/4) float32, the decoder's, > 0 inside the object; small holes are filled in the mask only. None if not kept."""
+
+
+class Asked:
+    """What was asked for of one batch on one frame, and may still be on its way."""
+
+    def __init__(self, object_ids: Sequence[int], fetched: Fetched) -> None:
+        """Keep the promise.
+
+        Args:
+            object_ids: of the rows.
+            fetched: masks as uint8, predicted IoU, presence, and logits if they are kept.
+        """
+        self.object_ids = tuple(object_ids)
+        self._fetched = fetched
+
+    def outcomes(self) -> Outcomes:
+        """Wait for it. To be called once.
+
+        Raises:
+            EngineRunError: something failed on the way.
+        """
+        masks, ious, presence, *logits = self._fetched.arrays()
+        return Outcomes(masks.view(np.bool_), ious, presence, logits[0] if logits else None)
+
+
+class FrameSlot:
+    """Arrays and events of one frame in flight."""
+
+    def __init__(self, number: int, session: Session, arrays: Mapping[str, Any]) -> None:
+        """Pick the slot's arrays.
+
+        Args:
+            number: which slot.
+            session: makes the events.
+            arrays: by the names of `track_buffers`.
+        """
+        self.number = number
+        self.frames = arrays[f"{number} frames"]
+        self.image = {name: arrays[f"{number} {name}"] for name in IMAGE}
+        self.decoded = {name: arrays[f"{number} {name}"] for name in DECODED}
+        self.upscaled = {name: arrays[f"{number} {name}"] for name in UPSCALED}
+        self.uploaded, self.encoded, self.tracked, self.fetched = (session.event() for _ in range(4))
 
 
 class Steps:
@@ -55,166 +101,181 @@ class Steps:
         """
         self.session, self.model, self.keep_logits = session, model, keep_logits
         self.batch = min(session.max_batch, limits.objects)
-        sizes = {"F": 1, "B": self.batch, "pages": limits.pages, "pointers": limits.pointers, "W": video_wh[0], "H": video_wh[1]}
-        self.sizes = sizes
-        self.frames = self._tensor("image_encoder", "frames")
-        self.image = {name: self._tensor("image_encoder", name) for name in ("embed", "embed_no_memory", "high_res_0", "high_res_1")}
-        self.bank = self._tensor("memory_attention", "bank")
-        self.pointer_bank = self._tensor("memory_attention", "pointer_bank")
-        self.conditioned = self._tensor("memory_attention", "conditioned")
-        self.decoded = {name: self._tensor("mask_decoder", name) for name in ("mask_logits", "iou", "pointer", "object_score")}
-        self.memory = self._tensor("memory_encoder", "memory")
-        self.upscaled = {name: self._tensor("mask_upscale", name) for name in ("filled_logits", "prompt_logits", "mask")}
-        self.no_mask = self._tensor("mask_decoder", "mask_prompt")
-        self.drawn = {name: self._tensor("mask_prompt", name, B=1) for name in ("mask", "mask_prompt", "mask_logits", "object_score")}
-        self.small = SmallInputs(session, limits, self.batch)
-        sides = {"video_height": video_wh[1], "video_width": video_wh[0]}
-        self.video_size = {name: self.small.constant(np.array([side], np.int64)) for name, side in sides.items()}
-        self.sure = self.small.constant(np.ones(1, np.float32))
+        slots = 2 if session.overlaps else 1
+        buffers = track_buffers(session.specs, model, limits, batch=self.batch, video_wh=video_wh, slots=slots)
+        arrays = {name: session.empty(buffer.shape, buffer.dtype) for name, buffer in buffers.items()}
+        self.slots = [FrameSlot(number, session, arrays) for number in range(slots)]
+        self.bank, self.pointer_bank = arrays["bank"], arrays["pointer_bank"]
+        self.conditioned, self.memory, self.no_mask = arrays["conditioned"], arrays["memory"], arrays["no_mask"]
+        self.drawn = {name: arrays[f"drawn {name}"] for name in DRAWN}
+        self.small = SmallInputs(session, arrays, video_wh)
+        self._encoded = 0
+        self._token = object()  # tells the recordings of these buffers from those of others
 
-    def encode(self, frame_rgb_hwc: np.ndarray) -> None:
-        """Run the image encoder on a frame (S, S, 3) uint8; the steps that follow are about this frame."""
-        self.session.upload(self.frames, frame_rgb_hwc[None])
-        self.session.run("image_encoder", {"frames": self.frames}, self.image)
+    @property
+    def encodes_ahead(self) -> bool:
+        """Whether a frame may be encoded before the one before it is tracked."""
+        return len(self.slots) > 1
 
-    def follow(self, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> dict[int, Outcome]:
+    def encode(self, frame_rgb_hwc: np.ndarray) -> FrameSlot:
+        """Run the image encoder on a frame (S, S, 3) uint8 and return the slot that the steps about this frame are told.
+
+        It is good for them until as many more frames as there are slots were encoded.
+        """
+        session, slot = self.session, self.slots[self._encoded % len(self.slots)]
+        self._encoded += 1
+        with session.on(Lane.UPLOAD):
+            session.after(slot.encoded)  # the encoder has read the frame that lies there
+            session.upload(slot.frames, frame_rgb_hwc[None])
+            session.record(slot.uploaded)
+        with session.on(Lane.ENCODE):
+            session.after(slot.uploaded)
+            session.after(slot.tracked)  # and nothing reads its features any more
+            session.recorded(
+                (self._token, "encode", slot.number), lambda: session.run("image_encoder", {"frames": slot.frames}, slot.image)
+            )
+            session.record(slot.encoded)
+        return slot
+
+    def follow(self, slot: FrameSlot, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> list[Asked]:
         """Track objects from their memories, those with equally many memories in one batch."""
         groups: dict[tuple[int, int], list[tuple[int, Recall]]] = {}
         for object_id in object_ids:
             recall = bank.recall(object_id, frame)
             groups.setdefault(recall.key, []).append((object_id, recall))
-        outcomes = {}
-        for group in groups.values():
-            for start in range(0, len(group), self.batch):
-                outcomes.update(self._follow_batch(group[start : start + self.batch], frame, bank))
-        return outcomes
+        batches = [group[start : start + self.batch] for group in groups.values() for start in range(0, len(group), self.batch)]
+        return [self._follow_batch(slot, batch, frame, bank) for batch in batches]
 
-    def _follow_batch(self, group: list[tuple[int, Recall]], frame: int, bank: MemoryBank) -> dict[int, Outcome]:
-        conditioned = self._condition([recall for _, recall in group], bank.pointer_span)
+    def _follow_batch(self, slot: FrameSlot, group: list[tuple[int, Recall]], frame: int, bank: MemoryBank) -> Asked:
+        object_ids, recalls = [object_id for object_id, _ in group], [recall for _, recall in group]
+        slots = [bank.remember(object_id, frame) for object_id in object_ids]
+        self._begin(slot)
+        given = self.small.recalled(recalls, slots, bank.pointer_span)
         objects = len(group)
-        multimask = self.model.multimask_tracking and self.model.multimask_clicks[0] == 0
-        self._decode(conditioned, self.small.no_clicks(objects), self._no_mask(objects), multimask=multimask)
-        slots = [bank.remember(object_id, frame) for object_id, _ in group]
-        self._memorise(slots, self.decoded["mask_logits"], self.decoded["object_score"], from_prompt=False)
-        self._upscale(self.decoded["mask_logits"], objects)
-        return dict(zip((object_id for object_id, _ in group), self._outcomes(objects), strict=True))
 
-    def start(self, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray) -> Outcome:
+        def body() -> None:
+            conditioned = self._condition(slot, given)
+            multimask = self.model.multimask_tracking and self.model.multimask_clicks[0] == 0
+            self._decode(slot, conditioned, self.small.no_clicks(objects), self._no_mask(objects), multimask=multimask)
+            self._memorise(slot, given, slot.decoded["mask_logits"], from_prompt=False)
+            self._upscale(slot, objects)
+
+        self.session.recorded((self._token, "follow", slot.number, objects, recalls[0].key), body)
+        return self._ask(slot, object_ids)
+
+    def start(self, slot: FrameSlot, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray) -> Asked:
         """Make this frame a conditioning frame of the object, from clicks and box or from a drawn mask (S, S) uint8."""
-        slot = bank.condition(object_id, frame)
+        self._begin(slot)
+        given = self.small.slots([bank.condition(object_id, frame)])
         if isinstance(prompt, Clicks):
             fewest, most = self.model.multimask_clicks
             multimask = fewest <= len(prompt.labels) <= most
-            self._decode(
-                self.image["embed_no_memory"], self.small.clicks(prompt.points, prompt.labels), self._no_mask(1), multimask=multimask
-            )
-            return self._settle(slot)
-        return self._draw(slot, prompt)
+            clicks = self.small.clicks(prompt.points, prompt.labels)
+            self._decode(slot, slot.image["embed_no_memory"], clicks, self._no_mask(1), multimask=multimask)
+        else:
+            self._draw(slot, prompt)
+        return self._settle(slot, object_id, given)
 
-    def correct(self, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray, *, conditions: bool = False) -> Outcome:
+    def correct(  # noqa: PLR0913 - what is corrected, and how
+        self, slot: FrameSlot, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray, *, conditions: bool = False
+    ) -> Asked:
         """Track one object and put it right on this frame, with the tracked mask as a prompt beside the clicks.
 
         It is remembered as a tracked frame, or as a conditioning frame where the model or `conditions` says so.
         """
         recall = bank.recall(object_id, frame)
-        slot = bank.condition(object_id, frame) if conditions or self.model.corrections_condition else bank.remember(object_id, frame)
-        if not isinstance(prompt, Clicks):
-            return self._draw(slot, prompt)
-        conditioned = self._condition([recall], bank.pointer_span)
+        page = bank.condition(object_id, frame) if conditions or self.model.corrections_condition else bank.remember(object_id, frame)
+        self._begin(slot)
+        given = self.small.recalled([recall], [page], bank.pointer_span)
+        if isinstance(prompt, Clicks):
+            self._correct_clicked(slot, given, prompt)
+        else:
+            self._draw(slot, prompt)
+        return self._settle(slot, object_id, given)
+
+    def _correct_clicked(self, slot: FrameSlot, given: Mapping[str, Any], prompt: Clicks) -> None:
+        conditioned = self._condition(slot, given)
         tracking = self.model.multimask_tracking
         fewest, most = self.model.multimask_clicks
-        self._decode(conditioned, self.small.no_clicks(1), self._no_mask(1), multimask=tracking and fewest == 0)
-        self._upscale(self.decoded["mask_logits"], 1)
-        tracked = (self.upscaled["prompt_logits"][:1], self.small.flag("has_mask", 1, value=True))
-        self._decode(
-            conditioned,
-            self.small.clicks(prompt.points, prompt.labels),
-            tracked,
-            multimask=tracking and fewest <= len(prompt.labels) <= most,
-        )
-        return self._settle(slot)
+        self._decode(slot, conditioned, self.small.no_clicks(1), self._no_mask(1), multimask=tracking and fewest == 0)
+        self._upscale(slot, 1)
+        tracked = (slot.upscaled["prompt_logits"][:1], self.small.flag("has_mask", 1, value=True))
+        clicks = self.small.clicks(prompt.points, prompt.labels)
+        self._decode(slot, conditioned, clicks, tracked, multimask=tracking and fewest <= len(prompt.labels) <= most)
 
-    def _draw(self, slot: tuple[int, int], mask: np.ndarray) -> Outcome:
+    def _begin(self, slot: FrameSlot) -> None:
+        """Let the next step wait for the frame's features, and for the results that lie where its own will."""
+        self.session.after(slot.encoded)
+        self.session.after(slot.fetched)
+
+    def _draw(self, slot: FrameSlot, mask: np.ndarray) -> None:
         """Take a drawn mask as the answer; the decoder only makes its pointer."""
         self.session.upload(self.drawn["mask"], mask[None])
         self.session.run("mask_prompt", {"mask": self.drawn["mask"]}, {k: v for k, v in self.drawn.items() if k != "mask"})
         prompt = (self.drawn["mask_prompt"], self.small.flag("has_mask", 1, value=True))
-        self._decode(self.image["embed"], self.small.no_clicks(1), prompt, multimask=False)
-        self.session.copy(self.decoded["mask_logits"][:1], self.drawn["mask_logits"])
-        self.session.copy(self.decoded["object_score"][:1], self.drawn["object_score"])
-        self.session.copy(self.decoded["iou"][:1], self.sure)
-        return self._settle(slot)
+        self._decode(slot, slot.image["embed"], self.small.no_clicks(1), prompt, multimask=False)
+        self.session.copy(slot.decoded["mask_logits"][:1], self.drawn["mask_logits"])
+        self.session.copy(slot.decoded["object_score"][:1], self.drawn["object_score"])
+        self.session.copy(slot.decoded["iou"][:1], self.small.sure)
 
-    def _settle(self, slot: tuple[int, int]) -> Outcome:
+    def _settle(self, slot: FrameSlot, object_id: int, given: Mapping[str, Any]) -> Asked:
         """Turn what the decoder holds for one prompted object into a memory and an outcome."""
-        self._upscale(self.decoded["mask_logits"], 1)
-        self._memorise([slot], self.upscaled["filled_logits"], self.decoded["object_score"], from_prompt=True)
-        return self._outcomes(1)[0]
+        self._upscale(slot, 1)
+        self._memorise(slot, given, slot.upscaled["filled_logits"], from_prompt=True)
+        return self._ask(slot, [object_id])
 
-    def _condition(self, recalls: list[Recall], span: int) -> Any:
+    def _condition(self, slot: FrameSlot, given: Mapping[str, Any]) -> Any:
         """Run the memory attention for objects with equally many memories; return (B, C, G, G)."""
-        conditioned = self.conditioned[: len(recalls)]
-        inputs = {
-            "embed": self.image["embed"],
-            "bank": self.bank,
-            "page": self.small.rows("page", [recall.pages for recall in recalls]),
-            "age": self.small.rows("page_age", [recall.ages for recall in recalls]),
-            "pointer_bank": self.pointer_bank,
-            "pointer": self.small.rows("pointer", [recall.pointers for recall in recalls]),
-            "pointer_age": self.small.rows("pointer_age", [recall.pointer_ages for recall in recalls]),
-            "pointer_span": self.small.span(span),
-        }
+        conditioned = self.conditioned[: given["page"].shape[0]]
+        recalled = {name: given[name] for name in ("page", "age", "pointer", "pointer_age", "pointer_span")}
+        inputs = {"embed": slot.image["embed"], "bank": self.bank, "pointer_bank": self.pointer_bank, **recalled}
         self.session.run("memory_attention", inputs, {"conditioned": conditioned})
         return conditioned
 
-    def _decode(self, conditioned: Any, clicks: tuple[Any, Any], mask: tuple[Any, Any], *, multimask: bool) -> None:
+    def _decode(self, slot: FrameSlot, conditioned: Any, clicks: tuple[Any, Any], mask: tuple[Any, Any], *, multimask: bool) -> None:
         """Run the mask decoder on (B, C, G, G) features."""
         objects = conditioned.shape[0]
         inputs = {
             "conditioned": conditioned,
-            "high_res_0": self.image["high_res_0"],
-            "high_res_1": self.image["high_res_1"],
+            "high_res_0": slot.image["high_res_0"],
+            "high_res_1": slot.image["high_res_1"],
             "points": clicks[0],
             "labels": clicks[1],
             "mask_prompt": mask[0],
             "has_mask": mask[1],
             "multimask": self.small.flag("multimask", objects, value=multimask),
         }
-        self.session.run("mask_decoder", inputs, {name: array[:objects] for name, array in self.decoded.items()})
+        self.session.run("mask_decoder", inputs, {name: array[:objects] for name, array in slot.decoded.items()})
 
-    def _memorise(self, slots: list[tuple[int, int]], mask_logits: Any, object_score: Any, *, from_prompt: bool) -> None:
+    def _memorise(self, slot: FrameSlot, given: Mapping[str, Any], mask_logits: Any, *, from_prompt: bool) -> None:
         """Run the memory encoder and put memories and pointers into their slots of the bank."""
-        objects = len(slots)
-        alone = objects == 1
-        memory = self.bank[slots[0][0] : slots[0][0] + 1] if alone else self.memory[:objects]
+        objects = given["to_page"].shape[0]
+        memory = self.memory[:objects]
         inputs = {
-            "embed": self.image["embed"],
+            "embed": slot.image["embed"],
             "mask_logits": mask_logits[:objects],
-            "object_score": object_score[:objects],
+            "object_score": slot.decoded["object_score"][:objects],
             "from_prompt": self.small.flag("from_prompt", objects, value=from_prompt),
         }
         self.session.run("memory_encoder", inputs, {"memory": memory})
-        for i, (page, pointer) in enumerate(slots):
-            if not alone:
-                self.session.copy(self.bank[page], memory[i])
-            self.session.copy(self.pointer_bank[pointer], self.decoded["pointer"][i])
+        self.session.scatter(self.bank, given["to_page"], memory)
+        self.session.scatter(self.pointer_bank, given["to_pointer"], slot.decoded["pointer"][:objects])
 
-    def _upscale(self, mask_logits: Any, objects: int) -> None:
+    def _upscale(self, slot: FrameSlot, objects: int) -> None:
         """Run the upscaling to the video's size, holes filled."""
-        inputs = {"mask_logits": mask_logits[:objects], **self.video_size}
-        self.session.run("mask_upscale", inputs, {name: array[:objects] for name, array in self.upscaled.items()})
+        inputs = {"mask_logits": slot.decoded["mask_logits"][:objects], **self.small.video_size}
+        self.session.run("mask_upscale", inputs, {name: array[:objects] for name, array in slot.upscaled.items()})
 
-    def _outcomes(self, objects: int) -> list[Outcome]:
-        """Copy out what the last batch found."""
-        masks = self.session.download(self.upscaled["mask"][:objects]).view(np.bool_).copy()
-        logits = self.session.download(self.decoded["mask_logits"][:objects]).copy() if self.keep_logits else [None] * objects
-        ious = self.session.download(self.decoded["iou"][:objects]).tolist()
-        scores = self.session.download(self.decoded["object_score"][:objects]).tolist()
-        return [Outcome(masks[i], logits[i], ious[i], scores[i]) for i in range(objects)]
-
-    def _tensor(self, graph: str, name: str, **sizes: int) -> Any:
-        spec = self.session.specs[graph].tensor(name)
-        return self.session.empty(spec.concrete({**self.sizes, **sizes}), spec.dtype)
+    def _ask(self, slot: FrameSlot, object_ids: Sequence[int]) -> Asked:
+        """Have what the batch found brought to the host."""
+        session, objects = self.session, len(object_ids)
+        session.record(slot.tracked)
+        found = [slot.upscaled["mask"], slot.decoded["iou"], slot.decoded["object_score"]]
+        with session.on(Lane.RESULTS):
+            session.after(slot.tracked)
+            fetched = session.fetch([array[:objects] for array in (*found, *([slot.decoded["mask_logits"]] if self.keep_logits else []))])
+            session.record(slot.fetched)
+        return Asked(object_ids, fetched)
 
     def _no_mask(self, objects: int) -> tuple[Any, Any]:
         return self.no_mask[:objects], self.small.flag("has_mask", objects, value=False)

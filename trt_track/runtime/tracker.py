@@ -238,8 +238,15 @@ class Video:
     def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
 
-    def propagate(
-        self, *, reverse: bool = False, max_frames: int | None = None, keep_video: bool = False, keep_logits: bool = False
+    def propagate(  # noqa: PLR0913 - which frames, and what of them
+        self,
+        *,
+        reverse: bool = False,
+        max_frames: int | None = None,
+        keep_video: bool = False,
+        keep_logits: bool = False,
+        throughput: bool = False,
+        settled: Collection[int] = (),
     ) -> Generator[FrameResult, None, None]:
         """Track all objects from the first prompted frame on, or with `reverse` from the last prompted one back.
 
@@ -248,6 +255,9 @@ class Video:
             max_frames: results to yield at most.
             keep_video: whether results carry the frame itself, for drawing.
             keep_logits: whether results carry the low-resolution mask logits.
+            throughput: yield each result when the next frame has been asked for, so that a GPU is never idle; the frame that was yielded
+                can then be corrected no more. By default it is yielded as soon as it is there.
+            settled: with `throughput`, frames that are yielded as soon as they are there all the same, because they may be corrected.
 
         Yields:
             One result a frame, in order; its arrays are the caller's.
@@ -259,12 +269,23 @@ class Video:
         check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
         self._check_count(self.prompts, reverse=reverse)
         with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits) as steps:
-            running = self._running = Propagation(self, steps, reverse=reverse)
+            running = self._running = Propagation(self, steps, reverse=reverse, late=throughput, settled=settled)
             try:
                 yield from running.run(max_frames, keep_video=keep_video)
             finally:
                 if self._running is running:
                     self._running = None
+
+    @property
+    def first_open(self) -> int:
+        """The first frame that prompts are still taken for, while `propagate` runs.
+
+        Raises:
+            PromptError: it does not run.
+        """
+        if self._running is None:
+            raise PromptError("propagate does not run: every frame can be prompted")
+        return self._running.first_open
 
     def close(self) -> None:
         """Close the clip."""

@@ -1,0 +1,132 @@
+"""What comes up again and again, recorded once as a CUDA graph and launched as one from then on."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from trt_track.engines.bound_engine import BoundEngine
+from trt_track.engines.device_memory import Device, Recording, Workspace
+from trt_track.engines.session import Lane
+from trt_track.errors import EngineRunError
+
+_log = logging.getLogger(__name__)
+
+RARE: Final = 2
+"""Times that a sequence is simply done. While an object's memory fills, every frame has sizes of its own, which do not come again."""
+MOST: Final = 32
+"""Recordings that are kept, those used last; each holds contexts of its engines and the nodes of its graph."""
+
+
+class Tape:
+    """One sequence: how often it came up, the contexts that only it uses, and its recording."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.engines: list[tuple[str, BoundEngine]] = []
+        self.recording: Recording | None = None
+        self.workspace = 0
+        """Address of the work space when it was recorded."""
+        self.refused = False
+
+    def erase(self) -> None:
+        """Drop the recording and keep the contexts."""
+        if self.recording is not None:
+            self.recording.close()
+        self.recording = None
+
+
+class Recordings:
+    """Sequences by key.
+
+    A recording holds addresses, shapes and the work space of the contexts that it was made with, so every sequence has contexts of its own.
+    TensorRT asks for one run with the shapes before they are recorded.
+    """
+
+    def __init__(self, device: Device, open_engine: Callable[[str, Lane], BoundEngine], workspaces: Mapping[Lane, Workspace]) -> None:
+        """Begin with none.
+
+        Args:
+            device: what records and launches.
+            open_engine: opens one more context of a graph, for a lane.
+            workspaces: what the contexts of each lane work in.
+        """
+        self._device, self._open, self._workspaces = device, open_engine, workspaces
+        self._tapes: OrderedDict[Hashable, Tape] = OrderedDict()
+        self._tape: Tape | None = None
+        self._lane = Lane.TRACK
+        self._position = 0
+
+    def engine(self, graph: str) -> BoundEngine | None:
+        """Return the context for the next run of a sequence that is being prepared or recorded; None outside of one."""
+        tape = self._tape
+        if tape is None:
+            return None
+        if self._position == len(tape.engines):
+            tape.engines.append((graph, self._open(graph, self._lane)))
+        known, engine = tape.engines[self._position]
+        if known != graph:
+            raise EngineRunError(f"a recorded sequence ran {known!r} before and runs {graph!r} now")
+        self._position += 1
+        return engine
+
+    def play(self, key: Hashable, lane: Lane, body: Callable[[], None]) -> None:
+        """Do a sequence: call `body`, or launch what was recorded of it.
+
+        Raises:
+            EngineRunError: the engines failed.
+        """
+        tape = self._tapes.setdefault(key, Tape())
+        self._tapes.move_to_end(key)
+        tape.times += 1
+        if tape.recording is not None and tape.workspace == self._workspaces[lane].pointer:
+            self._device.launch(tape.recording, lane)
+        elif tape.times <= RARE or tape.refused:
+            body()
+        else:
+            self._record(tape, lane, body)
+            self._forget_oldest()
+
+    def _record(self, tape: Tape, lane: Lane, body: Callable[[], None]) -> None:
+        """Prepare a sequence with contexts of its own, or record what was prepared and launch it."""
+        prepared = bool(tape.engines) and tape.recording is None and tape.workspace == self._workspaces[lane].pointer
+        tape.erase()
+        if not prepared or not all(engine.can_be_recorded(self._device.stream(lane)) for _, engine in tape.engines):
+            with self._using(tape, lane):
+                body()
+            tape.workspace = self._workspaces[lane].pointer
+            return
+        try:
+            with self._using(tape, lane), self._device.capture(lane) as recorded:
+                body()
+            tape.recording = recorded()
+        except EngineRunError as error:
+            _log.warning("not recorded as a CUDA graph, which makes it slower but not wrong: %s", error)
+            tape.refused = True
+            body()
+        else:
+            self._device.launch(tape.recording, lane)
+
+    @contextmanager
+    def _using(self, tape: Tape, lane: Lane) -> Iterator[None]:
+        self._tape, self._lane, self._position = tape, lane, 0
+        try:
+            yield
+        finally:
+            self._tape = None
+
+    def _forget_oldest(self) -> None:
+        """Keep no more than `MOST` recordings: the device is idle when one goes, as a launched one must not be freed."""
+        held = [key for key, tape in self._tapes.items() if tape.engines]
+        if len(held) > MOST:
+            self._device.synchronize()
+            self._tapes.pop(held[0]).erase()
+
+    def close(self) -> None:
+        """Free everything, after the device has finished."""
+        for tape in self._tapes.values():
+            tape.erase()
+        self._tapes.clear()

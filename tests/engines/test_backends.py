@@ -7,7 +7,7 @@ import pytest
 import tiny_graphs as tiny
 
 from trt_track.engines import backends
-from trt_track.engines.backends import BACKENDS, CPU, Machine, available_backends, choose_backend, open_session
+from trt_track.engines.backends import BACKENDS, CPU, CUDA, Machine, available_backends, choose_backend, open_session
 from trt_track.engines.device_memory import Gpu
 from trt_track.engines.engine_record import EngineFolder, EngineRecord
 from trt_track.engines.file_record import FileRecord
@@ -23,7 +23,7 @@ NOT_INSTALLED = "tensorrt is not installed: pip install it"
 
 def machine(gpu=CARD, **faults):
     named = {name.replace("_", "-"): why for name, why in faults.items()}
-    versions = {name: version for name, version in ((RTX, "1.7"), (FULL, "10.14"), (CPU, "1.31")) if name not in named}
+    versions = {name: version for name, version in ((RTX, "1.7"), (FULL, "10.14"), (CUDA, "1.31"), (CPU, "1.31")) if name not in named}
     return Machine(versions, named, gpu, "" if gpu else NO_DRIVER)
 
 
@@ -53,10 +53,27 @@ def test_each_backend_says_whether_and_why():
 
 def test_without_a_gpu_only_the_cpu_is_left(bundle):
     found = machine(gpu=None)
-    assert [status.usable for status in available_backends(found)] == [False, False, True]
+    assert [status.usable for status in available_backends(found)] == [False, False, False, True]
     name, reason = choose_backend("auto", bundle, found)
     assert name == CPU
-    assert reason == (f"{CPU} 1.31 on the CPU ({RTX} was passed over: {NO_DRIVER}; {FULL} was passed over: {NO_DRIVER})")
+    assert reason == f"{CPU} 1.31 on the CPU ({RTX} and {FULL} and {CUDA} were passed over: {NO_DRIVER})"
+
+
+@pytest.mark.parametrize(("fault", "expected"), [(None, CUDA), ("ONNX Runtime cannot load its CUDA provider", CPU)])
+def test_a_gpu_without_engines_is_used_through_onnx_runtime_if_that_can_use_cuda(bundle, monkeypatch, fault, expected):
+    monkeypatch.setattr(backends, "_cuda_fault", lambda _: fault)
+    name, reason = choose_backend("auto", bundle, machine())
+    assert name == expected
+    assert f"{expected} 1.31 on {'RTX 4070, SM 8.9' if fault is None else 'the CPU'}" in reason
+    assert "has no engines yet: run trt-track build" in reason
+    add_engines(bundle, RTX, "1.7")
+    assert choose_backend("auto", bundle, machine())[0] == RTX
+
+
+def test_cuda_is_tried_with_the_smallest_graph_before_it_is_chosen(bundle):
+    """Here there is no driver, so it is passed over, although a GPU is said to be there."""
+    with pytest.raises(BackendError, match=f"backend {CUDA} cannot be used: "):
+        choose_backend(CUDA, bundle, machine())
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from trt_track.engines import recordings
 from trt_track.engines.backends import inspect_machine, open_session
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.tensorrt_builder import build_engines
@@ -13,7 +15,7 @@ from trt_track.parity.cases import all_cases
 from trt_track.parity.measures import mask_iou
 from trt_track.parity.track_check import track
 from trt_track.runtime.held_clip import HeldClip
-from trt_track.runtime.tracker import Tracker
+from trt_track.runtime.tracker import Tracker, Video
 from trt_track.specs import Limits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -79,3 +81,23 @@ def test_tracks_on_the_gpu_are_those_on_the_cpu(bundle, clip, flavour):
     assert sum(0 < share < 1 for share in shares) > len(shares) // 2  # empty masks would prove nothing
     least = LEAST_IOU[bundle.manifest.description.precision]
     assert {where: iou for where, iou in overlaps.items() if iou < least} == {}
+
+
+def test_recorded_and_late_tracks_are_those_of_single_steps(bundle, flavour, bikes, monkeypatch):
+    """Forty frames, so that the memory is full and the steps are launched as one.
+
+    Whether results are late changes nothing; recorded steps may use other kernels, compiled for their very sizes.
+    """
+    long = HeldClip.read(bikes, size=bundle.model.image_size, frames=40)
+    found = []
+    for rare, throughput in ((10**6, False), (recordings.RARE, False), (recordings.RARE, True)):
+        monkeypatch.setattr(recordings, "RARE", rare)
+        with Tracker(open_session(bundle, flavour), bundle.model, max_objects=OBJECTS) as tracker:
+            video = Video(tracker, long)
+            for object_id, left in ((1, 100), (2, 300)):
+                video.add(object_id=object_id, box=(left, 60, left + 120, 250))
+            found.append([result.masks for result in video.propagate(throughput=throughput)])
+    least = LEAST_IOU[bundle.manifest.description.precision]
+    for single, recorded, late in zip(*found, strict=True):
+        np.testing.assert_array_equal(late, recorded)
+        assert all(mask_iou(one, other) >= least for one, other in zip(recorded, single, strict=True))

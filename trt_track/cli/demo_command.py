@@ -22,7 +22,7 @@ Out = Annotated[Path, typer.Option(help="Folder of the clips and results; an ear
 BundleFolder = Annotated[Path | None, typer.Option("--bundle", help="A bundle's folder, as `trt-track export` makes it.")]
 Model = Annotated[str | None, typer.Option(help="A model of the library, by name, or pico; default: the best that is there.")]
 Frames = Annotated[int, typer.Option(min=1, max=120, help="Frames of each clip at most.")]
-Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
+Backend = Annotated[str, typer.Option(help="auto, tensorrt-rtx, tensorrt, onnxruntime-cuda or onnxruntime-cpu.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
 _EXTRA = "pip install 'trt-track[demo]'"

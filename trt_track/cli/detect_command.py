@@ -25,7 +25,7 @@ BoxThreshold = Annotated[
 TextThreshold = Annotated[float | None, typer.Option(help="Least probability of a word to be among a box's words; default: 0.25.")]
 MaxFrames = Annotated[int | None, typer.Option(min=1, help="Only frames before this one.")]
 Out = Annotated[Path | None, typer.Option(help="The file; default: runs/ and the clip's name, .detections.jsonl.")]
-Backend = Annotated[str, typer.Option(help="auto, onnxruntime-cpu, tensorrt-rtx or tensorrt.")]
+Backend = Annotated[str, typer.Option(help="auto, tensorrt-rtx, tensorrt, onnxruntime-cuda or onnxruntime-cpu.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Final
@@ -10,14 +10,15 @@ from typing import Final
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.device_memory import Gpu
 from trt_track.engines.engine_record import find_engines, sm_name
-from trt_track.engines.session import Session
+from trt_track.engines.session import Lane, Session
 from trt_track.engines.tensorrt_door import MODULES, import_tensorrt
-from trt_track.errors import BackendError, BundleError, EngineMismatchError
+from trt_track.errors import BackendError, BundleError, EngineMismatchError, EngineRunError
 from trt_track.specs import ModelSpec
 
 AUTO: Final = "auto"
 CPU: Final = "onnxruntime-cpu"
-BACKENDS: Final = (*MODULES, CPU)
+CUDA: Final = "onnxruntime-cuda"
+BACKENDS: Final = (*MODULES, CUDA, CPU)
 """All backends, the one to prefer first."""
 
 
@@ -55,9 +56,9 @@ def inspect_machine() -> Machine:
         except BackendError as error:
             faults[flavour] = str(error)
     try:
-        versions[CPU] = _onnxruntime_version()
+        versions[CPU] = versions[CUDA] = _onnxruntime_version()
     except BackendError as error:
-        faults[CPU] = str(error)
+        faults[CPU] = faults[CUDA] = str(error)
     try:
         return Machine(versions, faults, _find_gpu(), "")
     except BackendError as error:
@@ -91,14 +92,21 @@ def choose_backend(name: str, bundle: Bundle, machine: Machine | None = None) ->
     found = machine or inspect_machine()
     if name != AUTO:
         return name, _explain_named(name, bundle, found)
-    passed_over: list[str] = []
+    passed_over: dict[str, list[str]] = {}
     for candidate in BACKENDS:
         fault = _fault(candidate, bundle, found)
         if fault is None:
-            why = "; ".join(passed_over) or "the fastest that this machine has"
+            why = _told(passed_over) or "the fastest that this machine has"
             return candidate, f"{candidate} {found.versions[candidate]} on {_place(candidate, found)} ({why})"
-        passed_over.append(f"{candidate} was passed over: {fault}")
-    raise BackendError(f"no backend can be used: {'; '.join(passed_over)}")
+        passed_over.setdefault(fault, []).append(candidate)
+    raise BackendError(f"no backend can be used: {_told(passed_over)}")
+
+
+def _told(passed_over: Mapping[str, Sequence[str]]) -> str:
+    """Say which backends were passed over, those with the same fault together."""
+    return "; ".join(
+        f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'} passed over: {why}" for why, names in passed_over.items()
+    )
 
 
 def runs_on_gpu(bundle: Bundle, machine: Machine, backend: str = AUTO) -> bool:
@@ -141,10 +149,14 @@ def open_chosen(bundle: Bundle, name: str, threads: int | None = None) -> Sessio
         BundleError: an ONNX file is missing or was changed.
         EngineError: an engine could not be loaded.
     """
+    graphs = {graph: (spec, bundle.onnx_path(graph)) for graph, spec in bundle.specs.items()} if name in {CPU, CUDA} else {}
+    if name == CUDA:
+        from trt_track.engines.onnxruntime_cuda_session import OnnxRuntimeCudaSession
+
+        return OnnxRuntimeCudaSession(graphs)
     if name == CPU:
         from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
 
-        graphs = {graph: (spec, bundle.onnx_path(graph)) for graph, spec in bundle.specs.items()}
         return OnnxRuntimeSession(graphs, threads=threads, plan_memory=isinstance(bundle.manifest.description.model, ModelSpec))
     from trt_track.engines.tensorrt_session import TensorRTSession
 
@@ -171,9 +183,28 @@ def _fault(name: str, bundle: Bundle, machine: Machine) -> str | None:
     fault = _machine_fault(name, machine)
     if fault is not None or name == CPU or machine.gpu is None:
         return fault
+    if name == CUDA:
+        return _cuda_fault(bundle)
     try:
         find_engines(bundle, flavour=name, version=machine.versions[name], sm=machine.gpu.sm)
     except (EngineMismatchError, BundleError) as error:
+        return str(error)
+    return None
+
+
+def _cuda_fault(bundle: Bundle) -> str | None:
+    """Load the bundle's smallest graph with CUDA: whether ONNX Runtime can use it shows only then."""
+    from trt_track.engines.cuda_door import CudaDevice
+    from trt_track.engines.onnxruntime_cuda_session import load_cuda_graph
+
+    smallest = min(bundle.specs, key=lambda graph: bundle.record(graph).onnx.bytes)
+    try:
+        device = CudaDevice()
+        try:
+            load_cuda_graph(smallest, bundle.onnx_path(smallest), device.stream(Lane.TRACK))
+        finally:
+            device.close()
+    except (BackendError, BundleError, EngineRunError) as error:
         return str(error)
     return None
 

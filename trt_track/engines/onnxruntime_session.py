@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from trt_track.specs import GraphSpec
 MAX_CPU_BATCH = 4
 """Objects in one call. A larger batch saves nothing more on a CPU, while its attention scores grow with it (118 MB each at 1024 px)."""
 
-_ELEMENT = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
+ELEMENT = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
 
 
 def default_threads() -> int:
@@ -46,14 +46,16 @@ def session_options(threads: int, *, plan_memory: bool = True) -> ort.SessionOpt
     return options
 
 
-def load_graph(name: str, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    """Load an ONNX file.
+def load_graph(
+    name: str, path: Path, options: ort.SessionOptions, providers: Sequence[Any] = ("CPUExecutionProvider",)
+) -> ort.InferenceSession:
+    """Load an ONNX file for the execution providers of ONNX Runtime that are named, the first one first.
 
     Raises:
         EngineRunError: ONNX Runtime refused it; the message calls it `name`.
     """
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a type of its own for every status
         raise EngineRunError(f"ONNX Runtime cannot load graph {name!r}: {first_line(error)}") from error
 
@@ -127,10 +129,10 @@ class _Graph:
         for tensor in self.spec.inputs:
             array = self._checked(tensor.name, inputs, sizes)
             if tensor.name in self.known:
-                binding.bind_input(tensor.name, "cpu", 0, _ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
+                binding.bind_input(tensor.name, "cpu", 0, ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
         for tensor in self.spec.outputs:
             array = self._checked(tensor.name, outputs, sizes)
-            binding.bind_output(tensor.name, "cpu", 0, _ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
+            binding.bind_output(tensor.name, "cpu", 0, ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
         try:
             self.engine.run_with_iobinding(binding)
         except Exception as error:  # see load_graph

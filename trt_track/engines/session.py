@@ -58,7 +58,7 @@ class Session(Protocol):
     """
 
     backend: str
-    """How users name it: `onnxruntime-cpu`, `tensorrt-rtx`, `tensorrt`."""
+    """How users name it: `tensorrt-rtx`, `tensorrt`, `onnxruntime-cuda`, `onnxruntime-cpu`."""
     version: str
     """Version of the library that computes."""
     device: str

@@ -3,7 +3,7 @@
 #   make setup     everything for development      make check     format, lint, types, layers
 #   make engines   graphs and TensorRT engines     make test      the tests; no GPU, no download
 #   make demo      text to tracks, no PyTorch      make parity    graphs, whole tracks and boxes against upstream
-#   make bench     speed, memory and host time against upstream
+#   make bench     speed, memory, load and host time against upstream
 #
 # MODEL, SIZE and WEIGHTS choose what engines uses: make engines MODEL=sam2.1-hiera-large WEIGHTS="--checkpoint FILE.pt"
 # The demonstration has an environment of its own, .venv-demo, as PyTorch would make it ten times as large.
@@ -72,7 +72,7 @@ demo: $(DEMO_READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/host_time.py
 	$(BIN)/python benchmarks/memory_growth.py
-	$(BIN)/python benchmarks/speed.py
+	$(TRT_TRACK) bench --out $(ARTIFACTS)/bench.json --plot $(ARTIFACTS)/bench.png
 
 clean:
 	rm -rf $(ARTIFACTS) build dist

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from compilation import FAILURES, FLAVOUR, build_engine, onnx_sizes, timed
 from material import SEED, clip_path, random_detector
-from worker import Send
 
+from trt_track.bench.worker import Send
 from trt_track.engines.backends import CPU, open_session
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.engine_record import EngineFolder

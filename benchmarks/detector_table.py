@@ -28,12 +28,12 @@ from typing import Annotated, Any, Final
 import typer
 from compilation import FLAVOUR, engines_table
 from detector_steps import FRAMES, PROMPTS, Order, compare_pairs, compile_graph, export_bundle, time_frames
-from machine import Report
 from material import SEED
+from result_file import open_report
 from rich.console import Console
 from rich.table import Table
-from worker import messages
 
+from trt_track.bench.worker import messages
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.manifest import MANIFEST
 from trt_track.specs import PRECISIONS, Limits
@@ -63,7 +63,7 @@ def detector_table(  # noqa: PLR0913, PLR0917 - the command's options
 ) -> None:
     """Measure every case in FP32, then in FP16."""
     wanted = tuple(target.strip() for target in targets.split(","))
-    report = Report("detector_table", out)
+    report = open_report("detector_table", out)
     rows = _known_rows(report.path) if resume else {}
 
     def write() -> None:

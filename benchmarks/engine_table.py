@@ -22,11 +22,11 @@ from typing import Annotated, Any
 
 import typer
 from compilation import FAILURES, FLAVOUR, build_engine, engines_table, onnx_sizes, timed
-from machine import Report
 from material import random_bundle
+from result_file import open_report
 from rich.console import Console
-from worker import Send, messages
 
+from trt_track.bench.worker import Send, messages
 from trt_track.engines.bundle import Bundle
 from trt_track.export.catalogue import CATALOGUE, find_model
 from trt_track.specs import Limits
@@ -61,7 +61,7 @@ def engine_table(  # noqa: PLR0913, PLR0917 - the command's options
     """Export and build every model for every GPU family."""
     names = list(CATALOGUE) if models == "all" else [find_model(name.strip()).name for name in models.split(",")]
     wanted = tuple(target.strip() for target in targets.split(","))
-    report, rows = Report("engine_table", out), []
+    report, rows = open_report("engine_table", out), []
     settings = {"size": size, "precision": "fp16", "flavour": FLAVOUR, "max_objects": objects, "targets": wanted}
     for name in names:
         rows.append(_model_row(Order(name, size, wanted, objects, work)))

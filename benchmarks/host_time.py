@@ -39,14 +39,15 @@ from unittest import mock
 import numpy as np
 import torch
 import typer
-from intervals import Intervals, steady_figures
-from machine import Report
-from material import box_prompts
+from result_file import open_report
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from upstream import open_state, propagate, quiet
 
+from trt_track.bench.intervals import Intervals, steady_figures
+from trt_track.bench.prompts import box_prompts
+from trt_track.bench.upstream import open_state, propagate, quiet
+from trt_track.engines.host_arrays import HostArrays
 from trt_track.export.upstream import build_model, model_spec
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.held_clip import HeldClip
@@ -74,7 +75,7 @@ class Setting:
     frames: int
 
 
-class NoOpSession:
+class NoOpSession(HostArrays):
     """Fills the `Session` protocol and does nothing."""
 
     backend = "nothing"
@@ -96,10 +97,9 @@ class NoOpSession:
 
     def upload(self, target: np.ndarray, source: np.ndarray) -> None: ...
 
-    def download(self, source: np.ndarray) -> np.ndarray:
-        return source
-
     def copy(self, target: np.ndarray, source: np.ndarray) -> None: ...
+
+    def scatter(self, target: np.ndarray, rows: np.ndarray, source: np.ndarray) -> None: ...
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None: ...
 
@@ -124,7 +124,7 @@ def host_time(  # noqa: PLR0913, PLR0917 - the command's options
     """Measure host milliseconds per frame, beside upstream."""
     if skip >= frames:
         raise typer.BadParameter(f"--skip {skip} leaves none of {frames} frames")
-    report, rows = Report("host_time", out), []
+    report, rows = open_report("host_time", out), []
     torch.set_num_threads(1)  # a thread that waits for another one of a busy machine would be all that is measured
     settings = {"model": model, "size": size, "video": VIDEO_WH, "small": SMALL, "frames": frames, "skip": skip, "threads": 1}
     for count in (int(text) for text in objects.split(",")):

@@ -25,12 +25,13 @@ from typing import Annotated, Any, Final
 
 import av
 import typer
-from machine import Report
-from material import SEED, box_prompts, clip_path, random_bundle
+from material import SEED, clip_path, random_bundle
+from result_file import open_report
 from rich.console import Console
 from rich.table import Table
 from watched import watch
 
+from trt_track.bench.prompts import box_prompts
 from trt_track.runtime.video import open_video
 
 SAVES: Final = ("jsonl", "video,jsonl,png")
@@ -61,7 +62,7 @@ def memory_growth(  # noqa: PLR0913, PLR0917 - the command's options
     if context.invoked_subcommand is not None:
         return
     ours, theirs = _lengths(frames), _lengths(upstream_frames)
-    report = Report("memory_growth", out)
+    report = open_report("memory_growth", out)
     settings = {"model": model, "size": size, "objects": objects, "weights": f"random, seed {SEED}", "clip": clip_path().stem}
     rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as scratch:
@@ -77,7 +78,8 @@ def memory_growth(  # noqa: PLR0913, PLR0917 - the command's options
 def upstream(clip: Path, model: str, size: int, frames: int, objects: int) -> None:
     """Track with upstream and keep nothing; the parent watches this process."""
     from material import random_predictor
-    from upstream import open_state, propagate, quiet, upstream_images
+
+    from trt_track.bench.upstream import open_state, propagate, quiet, upstream_images
 
     predictor = random_predictor(model, size)
     with open_video(clip) as source:

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 import typer
-from machine import Report
 from material import SEED, clip_path, random_bundle
+from result_file import open_report
 from rich.console import Console
 from rich.table import Table
 from watched import watch
@@ -55,7 +55,7 @@ def stage_memory(  # noqa: PLR0913, PLR0917 - the command's options
     out: Out = None,
 ) -> None:
     """Measure the peak of a whole run and of each stage alone."""
-    report, rows = Report("stage_memory", out), []
+    report, rows = open_report("stage_memory", out), []
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         found = detector or _random_detector(frame, folder / "detector")

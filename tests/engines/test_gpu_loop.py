@@ -17,7 +17,7 @@ from trt_track.engines import recordings
 from trt_track.engines.backends import open_session
 from trt_track.engines.bound_engine import BoundEngine
 from trt_track.engines.bundle import Bundle
-from trt_track.engines.device_memory import MOST_LENT, UploadRing
+from trt_track.engines.device_memory import MOST_LENT, DownloadPool, UploadRing
 from trt_track.engines.session import Lane
 from trt_track.engines.tensorrt_session import TensorRTSession
 from trt_track.errors import EngineRunError, PromptError, TrtTrackError, VideoError
@@ -268,6 +268,23 @@ def test_nothing_is_allocated_once_every_size_was_there(bundle, device):
     assert {call[0] for call in device.log} <= {"copy", "scatter", "launch", "capture", "wait", "synchronize"}
 
 
+def test_pinned_memory_for_results_does_not_grow_with_the_sizes_that_come_up(device):
+    """Three results at once, of one to four objects: three pieces as large as the largest are enough, however they come."""
+    pool = DownloadPool(device)
+    sizes = np.random.default_rng(0).integers(1, 1000, 60)
+    for first in range(0, 60, 3):
+        held = []
+        for nbytes in sizes[first : first + 3]:
+            piece = pool.take(int(nbytes))
+            assert piece.memory.size >= nbytes
+            piece.memory[:] = first % 250
+            held.append(pool.lend(piece))
+        assert all((array == first % 250).all() for array in held)
+        held.clear()
+    assert len(pool._free) == 3
+    assert sum(call[0] == "pinned" for call in device.log) < 20
+
+
 def test_results_are_their_holders_however_many_they_keep(bundle, device):
     session = open_session(bundle, "onnxruntime-cpu", threads=1)
     wanted = track(session, bundle.model, late={}, max_frames=3 * MOST_LENT)
@@ -291,8 +308,9 @@ def test_what_cannot_be_recorded_runs_without(bundle, device, refusal, caplog, m
     assert ("slower but not wrong" in caplog.text) == (refusal == "CUDA")
 
 
-def test_recordings_that_are_used_least_are_forgotten(bundle, device, monkeypatch):
-    monkeypatch.setattr(recordings, "MOST", 2)
+@pytest.mark.parametrize("most", ["MOST", "MOST_COUNTED"])
+def test_recordings_that_are_used_least_are_forgotten(bundle, device, monkeypatch, most):
+    monkeypatch.setattr(recordings, most, 2)
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
     assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
 

@@ -45,6 +45,13 @@ def test_every_graph_builds(fp16_bundle, target):
     assert on_disk == {record.engine.file: record.engine.bytes for record in records}
 
 
+def test_engines_for_a_single_object_build(fp16_bundle):
+    """A batch that can only be one has no fused attention at small sizes: the engine takes two, the session asks for one."""
+    records = {record.graph: record for record in build_engines(fp16_bundle, targets=["sm89"], limits=Limits(objects=1))}
+    assert set(records) == set(GRAPHS)
+    assert records["memory_attention"].limits.objects == 1
+
+
 def test_a_detector_builds(tiny_detector, tmp_path):
     bundle = Bundle.open(shutil.copytree(tiny_detector, tmp_path / "bundle"))
     records = {record.graph: record for record in build_engines(bundle, targets=["sm89"], limits=Limits(frames=2))}

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from trt_track.cli.bench_command import bench
 from trt_track.cli.build_command import build
 from trt_track.cli.demo_command import demo
 from trt_track.cli.detect_command import detect
@@ -17,6 +18,7 @@ from trt_track.cli.export_detector_command import export_detector
 from trt_track.cli.inspect_command import inspect
 from trt_track.cli.models_command import models
 from trt_track.cli.parity_command import parity
+from trt_track.cli.plan_command import plan
 from trt_track.cli.run_command import run
 from trt_track.errors import TrtTrackError
 
@@ -34,7 +36,9 @@ app.command()(export)
 app.command()(export_detector)
 app.command()(build)
 app.command()(inspect)
+app.command()(plan)
 app.command()(parity)
+app.command()(bench)
 app.command()(doctor)
 app.add_typer(models, name="models")
 

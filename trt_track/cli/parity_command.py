@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -34,7 +33,7 @@ Frames = Annotated[
 Report = Annotated[Path | None, typer.Option("--json", help="Write every number to this file.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="The weights of the bundle; by default what the manifest names, from the cache.")]
 Config = Annotated[Path | None, typer.Option(help="The model's YAML file, for a model that is not in the catalogue.")]
-Backend = Annotated[str, typer.Option(help="What runs the graphs: auto, onnxruntime-cpu, tensorrt-rtx, tensorrt.")]
+Backend = Annotated[str, typer.Option(help="What runs the graphs: auto, tensorrt-rtx, tensorrt, onnxruntime-cuda or onnxruntime-cpu.")]
 Text = Annotated[str | None, typer.Option(help="What a detector looks for; default: things that it has words for.")]
 Weights = Annotated[
     Path | None, typer.Option(help="The weights of a detector, a folder in transformers' form; default: what the manifest names.")
@@ -63,6 +62,7 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     from trt_track.detector_specs import DetectorSpec
     from trt_track.engines.backends import choose_backend
     from trt_track.engines.bundle import Bundle
+    from trt_track.parity.weights import UpstreamModel
 
     opened = Bundle.open(bundle)
     detects = isinstance(opened.manifest.description.model, DetectorSpec)
@@ -77,7 +77,9 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
         passed, content = _compare_detector(opened, name, DetectorParity(text, weights, clip, frames or DETECTOR_FRAMES))
     else:
         plan = None if clip is None else _plan(clip, opened.model.image_size, frames or TRACKED_FRAMES, case)
-        passed, content = _compare_tracker(opened, name, _predictor(opened, checkpoint, config), plan)
+        passed, content = _compare_tracker(
+            opened, name, UpstreamModel.of_bundle(opened, checkpoint=checkpoint, config=config).build(), plan
+        )
     if report is not None:
         report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     failed = passed.count(False)
@@ -145,28 +147,6 @@ def _tracks(tracker: Tracker, predictor: nn.Module, plan: tuple[HeldClip, list[C
     checks = check_cases(tracker, predictor, *plan, precision=precision, on_case=lambda name: typer.echo(f"case: {name}", err=True))
     print_tracks(checks)
     return checks
-
-
-def _predictor(bundle: Bundle, checkpoint: Path | None, config: Path | None) -> nn.Module:
-    """Build upstream's predictor with the weights that the bundle was made of."""
-    from trt_track.cli.export_command import load_weights
-    from trt_track.export.local_models import config_of, weights_of
-    from trt_track.export.upstream import build_model
-
-    description = bundle.manifest.description
-    name = bundle.model.name
-    predictor = build_model(config_of(name) if config is None else config, bundle.model.image_size)
-    seed = re.fullmatch(r"random weights, seed (\d+)", description.source)
-    if seed:
-        load_weights(predictor, None, int(seed[1]))
-        return predictor
-    path = checkpoint or weights_of(name)
-    _, sha256 = load_weights(predictor, path, None)
-    if sha256 != description.source_sha256:
-        raise ModelError(
-            f"{path} is not what the bundle was exported from: its SHA-256 is {sha256}, the manifest says {description.source_sha256}"
-        )
-    return predictor
 
 
 def print_graphs(rows: list[Deviation]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,6 +71,21 @@ class BoundEngine:
         self._set_addresses(inputs)
         self._set_addresses(outputs)
 
+    def needed_bytes(self, sizes: Mapping[str, int]) -> int:
+        """Return the work space that a run with such sizes would need; what is bound is forgotten.
+
+        Args:
+            sizes: every named size of the inputs, and by their names the values of inputs that shapes depend on.
+
+        Raises:
+            TensorMismatchError: TensorRT refuses a size.
+            EngineRunError: TensorRT cannot tell.
+        """
+        self._bound = None
+        nowhere = {tensor.name: DeviceArray(0, tensor.concrete(sizes), tensor.dtype) for tensor in self.spec.inputs}
+        self._set_inputs(nowhere, [sizes[name] for name in self._host])
+        return self._ask_needed_bytes()
+
     def enqueue(self, stream: int) -> None:
         """Ask for a run with what is bound.
 
@@ -116,7 +131,7 @@ class BoundEngine:
             built = f"{list(fewest)} to {list(most)}"
             raise TensorMismatchError(f"graph {self.spec.name!r}: input {name!r} is {list(shape)}, its engine was built for {built}")
 
-    def _set_shapes(self, inputs: Arrays, outputs: Arrays, values: tuple[int, ...]) -> None:
+    def _set_inputs(self, inputs: Arrays, values: Sequence[int]) -> None:
         for (name, buffer), value in zip(self._host.items(), values, strict=True):
             buffer[0] = value
             self._set_address(name, buffer.ctypes.data)
@@ -124,6 +139,9 @@ class BoundEngine:
             if name not in self._host and not self.context.set_input_shape(name, array.shape):
                 raise TensorMismatchError(f"graph {self.spec.name!r}: TensorRT refuses {array} for input {name!r}: {self._reason()}")
         self._infer_shapes()
+
+    def _set_shapes(self, inputs: Arrays, outputs: Arrays, values: tuple[int, ...]) -> None:
+        self._set_inputs(inputs, values)
         for name, array in outputs.items():
             expected = tuple(self.context.get_tensor_shape(name))
             if expected != array.shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -199,6 +199,10 @@ class DeviceArrays:
         """
         self._check_open()
         self._device.after(event, self._lane)
+
+    def work_space(self, sizes: Mapping[str, int]) -> int | None:
+        """Return None: the library that computes does not say."""
+        return None
 
     def memory(self) -> MemoryState | None:
         """Return the state of the GPU's memory, whoever holds it: work space that was allocated once is kept."""

@@ -181,11 +181,16 @@ class Workspace:
         self.pointer = 0
         self.nbytes = 0
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Address and bytes: what was recorded with one of them is worth nothing with another."""
+        return self.pointer, self.nbytes
+
     def grow(self, nbytes: int) -> None:
         """Make it at least this large; a larger one lies somewhere else.
 
         Raises:
-            EngineRunError: there is not enough GPU memory.
+            DeviceMemoryError: there is not enough GPU memory; it is empty then.
         """
         if nbytes <= self.nbytes:
             return
@@ -252,13 +257,18 @@ class DownloadPool:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._free: dict[int, list[PinnedPiece]] = {}
+        self._free: list[PinnedPiece] = []
         self._lent: set[int] = set()  # results may be dropped on any thread: adding and discarding are atomic
 
     def take(self, nbytes: int) -> PinnedPiece:
-        """Return a piece that nobody uses."""
-        pieces = self._free.setdefault(nbytes, [])
-        return pieces.pop() if pieces else PinnedPiece(self._device, nbytes)
+        """Return a piece of at least this size that nobody uses, the smallest one; where all are too small, one of them makes room."""
+        fitting = min((piece for piece in self._free if piece.memory.size >= nbytes), key=lambda piece: piece.memory.size, default=None)
+        if fitting is None:
+            if self._free:
+                self._free.pop()
+            return PinnedPiece(self._device, nbytes)
+        self._free.remove(fitting)
+        return fitting
 
     def lend(self, piece: PinnedPiece) -> np.ndarray:
         """Return what arrived in a piece, (nbytes,) uint8; the piece comes back by itself when no array looks into it any more."""
@@ -276,4 +286,4 @@ class DownloadPool:
         self._give_back(piece)
 
     def _give_back(self, piece: PinnedPiece) -> None:
-        self._free.setdefault(piece.memory.size, []).append(piece)
+        self._free.append(piece)

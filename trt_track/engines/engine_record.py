@@ -49,6 +49,10 @@ class EngineRecord:
     """Name of the build log beside the engine."""
     recipe: int = RECIPE
     """How it was compiled, as a number: engines of another recipe are built again."""
+    weights_bytes: int | None = None
+    """GPU memory that its weights take, None where the record is older than this field or the build log does not say."""
+    activation_bytes: int | None = None
+    """Work space at the largest sizes that it was built for, None as above."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -61,7 +65,8 @@ class EngineRecord:
         """Return the record as JSON values."""
         parts = {"engine": self.engine.to_json(), "profile": self.profile.to_json(), "limits": asdict(self.limits)}
         plain = {"graph": self.graph, "onnx_sha256": self.onnx_sha256, "build_s": self.build_s, "log": self.log, "recipe": self.recipe}
-        return {**plain, **parts}
+        told = {"weights_bytes": self.weights_bytes, "activation_bytes": self.activation_bytes}
+        return {**plain, **parts, **{name: nbytes for name, nbytes in told.items() if nbytes is not None}}
 
     def matches(self, other: Self) -> bool:
         """Tell whether both were built from the same inputs."""

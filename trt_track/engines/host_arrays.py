@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -54,6 +54,10 @@ class HostArrays:
     def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
         """Do what `body` asks for: on the host nothing is gained from a recording."""
         body()
+
+    def work_space(self, sizes: Mapping[str, int]) -> int | None:
+        """Return None: the library that computes does not say."""
+        return None
 
     def on(self, lane: Lane) -> AbstractContextManager[None]:
         """Change nothing: there is one lane."""

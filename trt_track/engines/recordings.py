@@ -19,6 +19,8 @@ RARE: Final = 2
 """Times that a sequence is simply done. While an object's memory fills, every frame has sizes of its own, which do not come again."""
 MOST: Final = 32
 """Recordings that are kept, those used last; each holds contexts of its engines and the nodes of its graph."""
+MOST_COUNTED: Final = 1024
+"""Sequences whose times are counted, those used last."""
 
 
 class Tape:
@@ -28,8 +30,8 @@ class Tape:
         self.times = 0
         self.engines: list[tuple[str, BoundEngine]] = []
         self.recording: Recording | None = None
-        self.workspace = 0
-        """Address of the work space when it was recorded."""
+        self.workspace: tuple[int, int] | None = None
+        """Where the work space lay when it was prepared. One that could not grow may lie there again, smaller."""
         self.refused = False
 
     def erase(self) -> None:
@@ -82,7 +84,9 @@ class Recordings:
         tape = self._tapes.setdefault(key, Tape())
         self._tapes.move_to_end(key)
         tape.times += 1
-        if tape.recording is not None and tape.workspace == self._workspaces[lane].pointer:
+        if len(self._tapes) > MOST_COUNTED:
+            self._forget(next(iter(self._tapes)))
+        if tape.recording is not None and tape.workspace == self._workspaces[lane].place:
             self._device.launch(tape.recording, lane)
         elif tape.times <= RARE or tape.refused:
             body()
@@ -92,12 +96,12 @@ class Recordings:
 
     def _record(self, tape: Tape, lane: Lane, body: Callable[[], None]) -> None:
         """Prepare a sequence with contexts of its own, or record what was prepared and launch it."""
-        prepared = bool(tape.engines) and tape.recording is None and tape.workspace == self._workspaces[lane].pointer
+        prepared = bool(tape.engines) and tape.recording is None and tape.workspace == self._workspaces[lane].place
         tape.erase()
         if not prepared or not all(engine.can_be_recorded(self._device.stream(lane)) for _, engine in tape.engines):
             with self._using(tape, lane):
                 body()
-            tape.workspace = self._workspaces[lane].pointer
+            tape.workspace = self._workspaces[lane].place
             return
         try:
             with self._using(tape, lane), self._device.capture(lane) as recorded:
@@ -119,11 +123,16 @@ class Recordings:
             self._tape = None
 
     def _forget_oldest(self) -> None:
-        """Keep no more than `MOST` recordings: the device is idle when one goes, as a launched one must not be freed."""
+        """Keep no more than `MOST` recordings; the device is idle when contexts go, as what runs must not lose them."""
         held = [key for key, tape in self._tapes.items() if tape.engines]
         if len(held) > MOST:
+            self._forget(held[0])
+
+    def _forget(self, key: Hashable) -> None:
+        tape = self._tapes.pop(key)
+        if tape.engines:
             self._device.synchronize()
-            self._tapes.pop(held[0]).erase()
+        tape.erase()
 
     def close(self) -> None:
         """Free everything, after the device has finished."""

@@ -130,6 +130,13 @@ class Session(Protocol):
     def after(self, event: Any) -> None:
         """Let what is asked for next on the current lane wait until an event, as last recorded, has happened."""
 
+    def work_space(self, sizes: Mapping[str, int]) -> int | None:
+        """Return the bytes that the graphs would take to work in, beyond what they hold; None where it is not known.
+
+        Args:
+            sizes: of the largest runs: the named sizes of the inputs, and by their names the values of inputs that are sizes themselves.
+        """
+
     def memory(self) -> MemoryState | None:
         """Return the state of the memory that arrays and graphs take, None where it is not known."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -127,12 +128,19 @@ def _build_engine(order: _Order, folder: EngineFolder, wanted: EngineRecord, onn
             limits=wanted.limits,
             build_s=build_s,
             log=wanted.log,
+            **_told_memory((folder.folder / wanted.log).read_text(encoding="utf-8", errors="replace")),
         )
         folder.with_record(record)
     except OSError as error:
         raise EngineBuildError(f"graph {order.graph!r}: its engine cannot be written: {error}") from error
     log.info("%s for %s: %.1f s, %.1f MB", order.graph, target_name(folder.target), build_s, plan.nbytes / 1e6)
     return record
+
+
+def _told_memory(log_text: str) -> dict[str, int]:
+    """Return the bytes of GPU memory that a build log tells, as fields of the record."""
+    found = {kind: re.search(rf"Total {kind} Memory: (\d+) bytes", log_text) for kind in ("Weights", "Activation")}
+    return {f"{kind.lower()}_bytes": int(match[1]) for kind, match in found.items() if match}
 
 
 def _compile(order: _Order, wanted: EngineRecord, onnx_path: Path, target: str, stream: TextIO) -> memoryview:

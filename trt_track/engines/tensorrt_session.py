@@ -88,6 +88,19 @@ class TensorRTSession(DeviceArrays):
         self._check_open()
         self._recordings.play((self._lane, key), self._lane, body)
 
+    def work_space(self, sizes: Mapping[str, int]) -> int | None:
+        """Return the bytes that the graphs would take to work in, beyond what they hold; see `Session.work_space`.
+
+        Raises:
+            TensorMismatchError: a size is not what the engines were built for.
+            EngineRunError: TensorRT cannot tell, or the session is closed.
+        """
+        self._check_open()
+        needs: dict[Lane, int] = {}
+        for (_, lane), engine in self._graphs.items():
+            needs[lane] = max(needs.get(lane, 0), engine.needed_bytes(sizes))
+        return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in needs.items())
+
     def _free(self) -> None:
         self._recordings.close()
         self._graphs.clear()

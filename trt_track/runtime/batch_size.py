@@ -42,6 +42,13 @@ class BatchSize:
             self.frames = fitting_frames(before, after, self._fewest, self._most)
         self._measured = True
 
+    def step_down(self, frames: int) -> bool:
+        """Make batches smaller for good, after one of `frames` that there was no memory for; False where they cannot be."""
+        if frames <= self._fewest:
+            return False
+        self.frames = self._most = max(self._fewest, (frames + 1) // 2)
+        return True
+
 
 def fitting_frames(before: MemoryState, after: MemoryState, fewest: int, most: int) -> int:
     """Return how many frames fit.

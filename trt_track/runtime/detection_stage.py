@@ -5,6 +5,7 @@ The detector's memory and the tracker's are never needed at once: close the dete
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -14,12 +15,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from trt_track.errors import PromptError
+from trt_track.errors import DeviceMemoryError, PromptError
 from trt_track.runtime.appearance import Histogram, colour_histogram, similarity
 from trt_track.runtime.batch_size import BatchSize
-from trt_track.runtime.detections import DetectionFile, DetectionWriter, Detector, FrameDetections, finished_detections, read_detections
+from trt_track.runtime.detections import (
+    Detection,
+    DetectionFile,
+    DetectionWriter,
+    Detector,
+    FrameDetections,
+    finished_detections,
+    read_detections,
+)
 from trt_track.runtime.frames import Frame, ImageU8, VideoInfo
 from trt_track.runtime.tracker import Source
+
+_log = logging.getLogger(__name__)
 
 CUT_SIMILARITY: Final = 0.9
 """Successive frames whose regions are less alike than this on average lie on both sides of a cut. In a film with five cuts in 250 frames
@@ -136,13 +147,31 @@ def detect_clip(
     size = BatchSize(detector.min_batch, detector.max_batch, detector.memory)
     with closing(_pictures(source, frames)) as pictures:
         while batch := list(islice(pictures, size.frames)):
-            with size.watch():
-                found = detector.detect([picture for _, picture in batch])
+            found = _detect(detector, [picture for _, picture in batch], size)
             for (frame, _), detections in zip(batch, found, strict=True):
                 writer.write(FrameDetections(frame, tuple(detections)))
             done += len(batch)
             on_progress(done, len(set(frames)))
     writer.finish()
+
+
+def _detect(detector: Detector, pictures: Sequence[ImageU8], size: BatchSize) -> list[tuple[Detection, ...]]:
+    """Return what is on each picture, in smaller batches where the GPU's memory turns out to be short.
+
+    Raises:
+        DeviceMemoryError: it is too short for the smallest batch.
+    """
+    found: list[tuple[Detection, ...]] = []
+    while len(found) < len(pictures):
+        batch = pictures[len(found) : len(found) + size.frames]
+        try:
+            with size.watch():
+                found += detector.detect(batch)
+        except DeviceMemoryError as error:
+            if not size.step_down(len(batch)):
+                raise
+            _log.warning("detection in batches of %d frames from here on, memory for %d is short: %s", size.frames, len(batch), error)
+    return found
 
 
 def stage_header(info: VideoInfo, schedule: DetectionSchedule, detector: Detector) -> dict[str, Any]:

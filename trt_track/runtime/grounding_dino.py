@@ -22,6 +22,7 @@ from trt_track.runtime.phrases import TOKENIZER, PromptReader
 
 TEXT_THRESHOLD: Final = 0.25
 """Least probability of a token to be among a box's words: the default of upstream's demonstration."""
+_OUTPUTS: Final = ("logits", "boxes", "cell")
 
 
 def scaled_frame(frame_rgb: ImageU8, size_hw: tuple[int, int]) -> ImageU8:
@@ -66,6 +67,9 @@ class GroundingDino:
         self.spec = reader.detector
         self.box_threshold = self.spec.box_threshold if query.box_threshold is None else query.box_threshold
         self.source: dict[str, Any] = {}
+        self._batch: dict[str, Any] = {}
+        self._room = 0
+        """Frames that `_batch` has room for."""
         self.prompt = reader.read(query.text)
         given = {"token": self.prompt.token, "position": self.prompt.position, "attends": self.prompt.attends}
         text = self._empty("text_encoder", "text", 1)
@@ -118,11 +122,18 @@ class GroundingDino:
         Returns:
             Logits (F, Q, T) float32, boxes (F, Q, 4) float32 as centre and size, 0 to 1, and the cell (F, Q) int32 each query began at.
         """
-        names = ("logits", "boxes", "cell")
-        outputs = {name: self._empty("detector", name, len(frames_fhwc)) for name in names}
-        self.session.run("detector", {"frames": self._uploaded(frames_fhwc), **self._fixed}, outputs)
-        logits, boxes, cell = (np.array(self.session.download(outputs[name])) for name in names)
+        arrays = self._arrays(len(frames_fhwc))
+        self.session.upload(arrays["frames"], frames_fhwc)
+        outputs = {name: arrays[name] for name in _OUTPUTS}
+        self.session.run("detector", {"frames": arrays["frames"], **self._fixed}, outputs)
+        logits, boxes, cell = (np.array(self.session.download(outputs[name])) for name in _OUTPUTS)
         return logits, boxes, cell
+
+    def _arrays(self, frames: int) -> dict[str, Any]:
+        """Return the arrays of a batch: the first rows of those of the largest batch so far."""
+        if frames > self._room:
+            self._batch, self._room = {name: self._empty("detector", name, frames) for name in ("frames", *_OUTPUTS)}, frames
+        return {name: array[:frames] for name, array in self._batch.items()}
 
     def _found(self, logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], video_hw: tuple[int, ...]) -> tuple[Detection, ...]:
         """Keep what is above the threshold: logits (Q, T), boxes (Q, 4); boxes in pixels of the video, cut to it."""

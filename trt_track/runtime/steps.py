@@ -9,6 +9,7 @@ their way to the host. Events order the lanes where they meet in a slot; a sessi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,14 @@ from typing import Any
 import numpy as np
 
 from trt_track.engines.session import Fetched, Lane, Session
+from trt_track.errors import DeviceMemoryError
 from trt_track.runtime.bank import MemoryBank, Recall
 from trt_track.runtime.buffers import DECODED, DRAWN, IMAGE, UPSCALED, track_buffers
+from trt_track.runtime.memory_plan import TrackingTask, fitting_batch, halved
 from trt_track.runtime.small_inputs import SmallInputs
 from trt_track.specs import Limits, ModelSpec
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +100,12 @@ class Steps:
         Args:
             session: what computes.
             model: sizes.
-            limits: capacity of the bank and of a batch.
+            limits: capacity of the bank and of a batch; a batch gets smaller where the GPU's memory is short.
             video_wh: size of the masks that come out.
             keep_logits: whether outcomes carry the logits.
         """
         self.session, self.model, self.keep_logits = session, model, keep_logits
-        self.batch = min(session.max_batch, limits.objects)
+        self.batch = fitting_batch(session, TrackingTask(session.specs, model, limits, min(session.max_batch, limits.objects), video_wh))
         slots = 2 if session.overlaps else 1
         buffers = track_buffers(session.specs, model, limits, batch=self.batch, video_wh=video_wh, slots=slots)
         arrays = {name: session.empty(buffer.shape, buffer.dtype) for name, buffer in buffers.items()}
@@ -143,8 +148,28 @@ class Steps:
         for object_id in object_ids:
             recall = bank.recall(object_id, frame)
             groups.setdefault(recall.key, []).append((object_id, recall))
-        batches = [group[start : start + self.batch] for group in groups.values() for start in range(0, len(group), self.batch)]
-        return [self._follow_batch(slot, batch, frame, bank) for batch in batches]
+        asked = []
+        for waiting in groups.values():
+            while waiting:
+                batch = waiting[: self.batch]
+                try:
+                    asked.append(self._follow_batch(slot, batch, frame, bank))
+                except DeviceMemoryError as error:
+                    self._step_down(len(batch), error)
+                else:
+                    del waiting[: len(batch)]
+        return asked
+
+    def _step_down(self, objects: int, error: DeviceMemoryError) -> None:
+        """Make batches smaller after one that there was no memory for: done again, it writes to the pages that it had before.
+
+        Raises:
+            DeviceMemoryError: it was a single object.
+        """
+        if objects == 1:
+            raise error
+        self.batch = halved(objects)
+        _log.warning("objects are tracked in batches of %d from here on, memory for %d is short: %s", self.batch, objects, error)
 
     def _follow_batch(self, slot: FrameSlot, group: list[tuple[int, Recall]], frame: int, bank: MemoryBank) -> Asked:
         object_ids, recalls = [object_id for object_id, _ in group], [recall for _, recall in group]

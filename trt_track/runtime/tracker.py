@@ -92,7 +92,7 @@ class Tracker:
 
         Args:
             model: a bundle's folder, or the name of a model that was exported into the user's cache, or `pico`, which is embedded.
-            backend: `auto`, `onnxruntime-cpu`, `tensorrt-rtx` or `tensorrt`.
+            backend: `auto`, `tensorrt-rtx`, `tensorrt`, `onnxruntime-cuda` or `onnxruntime-cpu`.
             precision: `fp32` or `fp16`, where `model` is a name; by default what has engines that can be used here, else `fp32` first.
             **options: `max_objects` (16, or what the engines were built for) and `max_conditioning` as in `__init__`, `threads` (CPU
                 backends; all cores), `image_size` where `model` is a name.

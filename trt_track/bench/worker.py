@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
@@ -11,10 +13,11 @@ Send: TypeAlias = Callable[[str, Any], None]
 """Takes the kind of what was measured, and what it is."""
 
 
-def messages(work: Callable[[Any, Send], None], order: Any) -> Iterator[tuple[str, Any]]:
+def messages(work: Callable[[Any, Send], None], order: Any) -> Generator[tuple[str, Any], None, None]:
     """Start `work(order, send)` in a new process and yield kind and content of all that it sends.
 
-    When the process dies, the last kind is `failures`.
+    When the process dies, the last kind is `failures`. When the receiver stops, as Ctrl-C makes it, the process is ended; it does not heed
+    Ctrl-C itself.
 
     Args:
         work: a function of a module, so that the new process finds it.
@@ -23,12 +26,28 @@ def messages(work: Callable[[Any, Send], None], order: Any) -> Iterator[tuple[st
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, order, sender))
-    process.start()
+    with _interrupts_held():
+        process.start()
     sender.close()
-    yield from _received(receiver)
-    process.join()
+    try:
+        yield from _received(receiver)
+        process.join()
+    finally:
+        process.terminate()
+        process.join()
+        receiver.close()
     if process.exitcode:
         yield "failures", {"step": "process", "reason": f"it ended with exit code {process.exitcode}"}
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep SIGINT pending; a process that starts meanwhile never gets it, though Ctrl-C reaches the whole group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(work: Callable[[Any, Send], None], order: Any, sender: Connection) -> None:

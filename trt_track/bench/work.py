@@ -30,8 +30,3 @@ def frame_gmac(predictor: Any) -> dict[str, float]:
             upstream.run(specs[graph], sample_inputs(specs[graph], STEADY, seed=1))
         found[graph] = counter.get_total_flops() / 2e9
     return found
-
-
-def gmac_of(found: dict[str, float], objects: int) -> float:
-    """Add up a frame with several objects, the encoder once."""
-    return found["image_encoder"] + objects * sum(found[graph] for graph in _PER_OBJECT)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -19,6 +21,9 @@ from torch import Tensor
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
 from trt_track.export.reference import components
 from trt_track.runtime.prompts import Prompt
+
+if TYPE_CHECKING:
+    from trt_track.parity.weights import UpstreamModel
 
 _MODULE = "sam2.sam2_video_predictor"
 
@@ -39,15 +44,60 @@ class HoleFilling:
 
     def components(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Stand in for `get_connected_components`."""
+        wait_for(mask.device)
         started = time.perf_counter()
         labelled = components(mask)
+        wait_for(mask.device)
         self.seconds += time.perf_counter() - started
         return labelled
 
     @contextmanager
     def installed(self) -> Iterator[HoleFilling]:
+        """Put the labelling in the extension's place."""
         with mock.patch("sam2.utils.misc.get_connected_components", self.components):
             yield self
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait for what a GPU was asked for; on a CPU there is nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fills_holes() -> bool:
+    """Tell whether upstream's CUDA extension is there."""
+    return find_spec("sam2._C") is not None
+
+
+@contextmanager
+def precision(name: str, device: str) -> Iterator[None]:
+    """Compute in FP32 (`fp32`), or with matrix products and convolutions in BF16 (`bf16`), as upstream's own examples do."""
+    if name == "fp32":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def build_upstream(model: UpstreamModel, *, compiled: bool, device: str) -> Any:
+    """Build `SAM2VideoPredictor`, or what `build_sam2_video_predictor(..., vos_optimized=True)` builds.
+
+    Args:
+        model: configuration and weights.
+        compiled: whether upstream has its networks compiled by `torch.compile`, when they first run.
+        device: `cpu` or `cuda`.
+    """
+    if not compiled:
+        return model.build().to(device)
+    # https://github.com/facebookresearch/sam2/blob/2b90b9f5ceec907a1c18123530e92e794ad901a4/sam2/build_sam.py#L118
+    options = {"_target_": f"{_MODULE}.SAM2VideoPredictorVOS", "compile_image_encoder": True}
+    with mock.patch.dict("trt_track.export.upstream._PREDICTOR_EXTRAS", options), redirect_stdout(StringIO()):  # it prints
+        return model.build().to(device)
 
 
 def upstream_images(frames: Iterable[np.ndarray], count: int, size: int) -> Tensor:

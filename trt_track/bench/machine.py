@@ -1,11 +1,9 @@
-"""What a benchmark ran on, and the JSON file that carries its figures together with that and the command that made them."""
+"""What a benchmark ran on: the machine, the versions, the date, and how busy it was."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,11 +12,6 @@ from typing import Any, Final
 from trt_track.engines.onnxruntime_session import default_threads
 from trt_track.errors import BackendError
 
-RESULTS: Final = Path(__file__).parent / "results"
-
-_QUIET_LOAD: Final = 0.5
-"""Load above which a benchmark warns: somebody else is at work."""
-
 _PACKAGES: Final = {
     "trt_track": ("trt-track",),
     "torch": ("torch",),
@@ -26,6 +19,7 @@ _PACKAGES: Final = {
     "sam2": ("sam2",),
     "transformers": ("transformers",),
     "tensorrt_rtx": ("tensorrt-rtx-cu13",),
+    "tensorrt": ("tensorrt-cu13",),
     "numpy": ("numpy",),
 }
 """Name in the file -> the distributions that may provide it."""
@@ -45,34 +39,6 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-class Report:
-    """A result file. Every `write` replaces it as a whole, so that it can be written again as figures come."""
-
-    def __init__(self, name: str, path: Path | None = None) -> None:
-        """Look at the machine now, before the benchmark loads it.
-
-        Args:
-            name: of the file in `benchmarks/results/`, without suffix.
-            path: where to write instead.
-        """
-        self.path = path or RESULTS / f"{name}.json"
-        facts = machine_facts()
-        self.head = {"command": _command(), "machine": facts}
-        if facts["load_1_min"] > _QUIET_LOAD:
-            print(f"warning: the load is {facts['load_1_min']}: these figures are not worth keeping", file=sys.stderr)
-
-    def write(self, figures: dict[str, Any]) -> None:
-        """Write the figures behind the command and the machine."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".part")
-        draft.write_text(json.dumps({**self.head, **figures}, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.path)
-
-
-def _command() -> str:
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-
-
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
@@ -80,9 +46,9 @@ def _cpu_model() -> str:
 
 
 def _gpu_name() -> str | None:
-    from trt_track.engines.cuda_door import find_gpu
-
     try:
+        from trt_track.engines.cuda_door import find_gpu
+
         return find_gpu().name
     except BackendError:
         return None

@@ -1,8 +1,8 @@
 """What Linux says of memory, of this process and of drawn ones."""
 
+import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from trt_track.engines.host_memory import MemoryState, host_memory
@@ -30,15 +30,22 @@ def system(tmp_path):
 
 
 def test_of_this_process():
+    """In a process of its own: a large one that ran many tests may give as much back as it takes."""
     if sys.platform != "linux":
         pytest.skip("other systems do not say")
-    before = host_memory()
-    assert 10_000_000 < before.held <= before.peak
-    assert before.available > 0
-    ballast = np.ones(100 << 20, np.uint8)
-    after = host_memory()
-    assert after.held - before.held > 90 << 20
-    assert after.peak >= before.held + len(ballast) * 0.9
+    code = """
+from trt_track.engines.host_memory import host_memory
+before = host_memory()
+ballast = b"x" * (200 << 20)
+after = host_memory()
+print(before.held, before.peak, before.available, after.held, after.peak)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    held, peak, available, held_after, peak_after = map(int, done.stdout.split())
+    assert 5_000_000 < held <= peak
+    assert available > 0
+    assert held_after - held > 150 << 20
+    assert peak_after >= held_after
 
 
 def test_of_a_machine_without_limits(system):

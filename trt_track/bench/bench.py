@@ -18,11 +18,9 @@ from trt_track.bench.worker import Send, messages
 from trt_track.engines.bundle import Bundle
 from trt_track.parity.measures import TRACK_IOU
 
-_WAITING: Final = "OMP_WAIT_POLICY"
-"""How PyTorch's threads wait for each other: by default in a loop, with which upstream was ten times as slow on a machine that had other
-work too. To its favour they sleep here."""
-_VARIABLES: Final = ("OMP_NUM_THREADS", _WAITING, "CUDA_VISIBLE_DEVICES")
-"""Of the environment, which change how fast PyTorch is."""
+_VARIABLES: Final = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
+"""Of the environment, which change how fast PyTorch is. They are the user's: with threads that wait in a loop, as they do by default,
+upstream was nearly twice as fast on a quiet machine and ten times as slow on one that had other work too."""
 _COMPARED: Final = ((OURS, UPSTREAM), (OURS, COMPILED), (COMPILED, UPSTREAM))
 
 
@@ -70,7 +68,6 @@ class Bench:
             on_run: called after each finished run, when there is more to write.
             on_progress: see `Progress`.
         """
-        os.environ.setdefault(_WAITING, "PASSIVE")
         frames = self.plan.settings.frames
         total = frames * self.plan.count
         on_progress(0, total, "arithmetic limit")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trt_track.export.grounding_dino import LoadedDetector
     from trt_track.runtime.phrases import PromptReader
 
-EMBEDDED_FRAME, EMBEDDED_THRESHOLD = "192x320", 0.5
+EMBEDDED_FRAME, EMBEDDED_THRESHOLD = "192x320", 0.7
 """What the embedded detector was trained for, and a score that most of what is named reaches and most of what is not does not."""
 CHECK_TEXT = "a cat. red car. person."
 """What the check that ends an export looks for."""

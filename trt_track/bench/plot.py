@@ -62,6 +62,7 @@ def write_plot(runs: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
     _name(speed, "frames a second")
     speed.set_yscale("log")
     speed.yaxis.set_major_formatter("{x:g}")
+    speed.yaxis.set_minor_formatter("{x:g}")
     memory.legend(title="side, objects", fontsize="small")
     figure.suptitle(title)
     with output_errors(path):
@@ -85,4 +86,4 @@ def _name(axes: Axes, what: str) -> None:
     axes.set_ylabel(what)
     axes.grid(visible=True, alpha=0.3)
     if what.endswith("MB"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.dataLim.ymax)

@@ -42,7 +42,7 @@ def test_a_run_is_followed(tmp_path):
     assert len(found["frame_s"]) == len(found["cpu_s"]) == 6
     assert min(found["frame_s"]) >= 0.02
     assert found["whole_s"] >= sum(found["frame_s"])
-    assert 0.2 < found["busiest_thread"]["utilisation"] <= 1.01
+    assert 0 < found["busiest_thread"]["utilisation"] < 1.5  # the kernel counts in hundredths of a second
     assert found["memory"]["samples"]["frame"] == [1, 2, 3, 4, 5, 6]
     assert found["memory"]["samples"]["device_mb"] == [5.0] * 6
     assert found["memory"]["device_peak_mb"] == 5.0
@@ -61,10 +61,11 @@ def test_seconds_that_are_nobodys_fault_are_taken_off(tmp_path):
             yield mask
 
     log = RunLog(order_of(tmp_path), MemorySeries(nothing_used), lambda *_: None, off_the_clock=lambda: off[0])
+    started = time.perf_counter()
     log.follow(frames())
+    counted = time.perf_counter() - started - off[0]
     found = log.figures()
-    assert max(found["frame_s"]) < 0.03
-    assert found["whole_s"] < 6 * 0.03
+    assert 6 * 0.01 <= sum(found["frame_s"]) <= found["whole_s"] <= counted
 
 
 def test_a_clip_that_ends_early_is_refused(tmp_path):

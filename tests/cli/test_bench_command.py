@@ -57,7 +57,7 @@ def test_ours_alone(bench, tmp_path):
         assert row["steady"]["frames"] == 4
         assert row["steady"]["frame_ms_median"] <= row["steady"]["frame_ms_p95"]
         assert 0 < row["host"]["cpu_s_per_frame"] < 5
-        assert 0 < row["host"]["busiest_thread_utilisation"] <= 1.1
+        assert 0 < row["host"]["busiest_thread_utilisation"] < 1.5
         assert 50 < row["memory"]["host_peak_mb"] < 2000
         assert row["memory"]["device_peak_mb"] is None
         assert 0 < row["limit"]["percent_of_peak"] < 150

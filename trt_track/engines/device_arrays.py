@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -50,16 +50,20 @@ class DeviceArrays:
 
     overlaps = True
 
-    def __init__(self, device: Device) -> None:
-        """Take a device over; `close` gives it back."""
-        self._device = device
+    def __init__(self, device: Device | None) -> None:
+        """Take a device over, the first GPU when None; `close` gives it back.
+
+        Raises:
+            BackendError: the driver or the GPU is missing.
+        """
+        self._device = device or _first_gpu()
         self._closed = False
         self._lane = Lane.TRACK
         self._blocks: list[Block] = []
         # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
         self._host_values: dict[int, int] = {}
         self._downloads: dict[int, np.ndarray] = {}
-        self._pool = DownloadPool(device)
+        self._pool = DownloadPool(self._device)
         self._rings: dict[Lane, UploadRing] = {}
 
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceArray:
@@ -232,3 +236,15 @@ class DeviceArrays:
 
     def _free(self) -> None:
         """Free what a session has beside arrays."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _first_gpu() -> Device:
+    from trt_track.engines.cuda_door import CudaDevice
+
+    return CudaDevice()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -12,9 +12,9 @@ import onnxruntime as ort
 from trt_track.engines.bound_engine import Arrays
 from trt_track.engines.device_arrays import DeviceArrays
 from trt_track.engines.device_memory import Device
-from trt_track.engines.onnxruntime_session import ELEMENT, MAX_CPU_BATCH, first_line, load_graph, session_options
-from trt_track.engines.session import Lane
-from trt_track.errors import BackendError, EngineRunError, TensorMismatchError
+from trt_track.engines.onnxruntime_session import ELEMENT, MAX_CPU_BATCH, given_array, load_graph, run_bound, session_options
+from trt_track.engines.session import Lane, home_lane
+from trt_track.errors import BackendError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
 PROVIDER: Final = "CUDAExecutionProvider"
@@ -65,13 +65,13 @@ class OnnxRuntimeCudaSession(DeviceArrays):
             BackendError: the driver or the GPU is missing, or ONNX Runtime cannot use CUDA.
             EngineRunError: ONNX Runtime refused a graph.
         """
-        super().__init__(device or _first_gpu())
+        super().__init__(device)
         self._engines: dict[str, _Graph] = {}
         try:
             self.device = self._device.gpu.name
             self.specs: Mapping[str, GraphSpec] = {name: spec for name, (spec, _) in graphs.items()}
             for name, (spec, path) in graphs.items():
-                lane = Lane.ENCODE if name == "image_encoder" else Lane.TRACK
+                lane = home_lane(name)
                 self._engines[name] = _Graph(spec, load(name, path, self._device.stream(lane)), lane)
             self._meetings = {lane: self._device.event() for lane in Lane}
         except BaseException:
@@ -106,12 +106,6 @@ class OnnxRuntimeCudaSession(DeviceArrays):
     def _free(self) -> None:
         self._engines.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
 
 class _Graph:
     """One loaded graph."""
@@ -140,20 +134,9 @@ class _Graph:
         for tensor in self.spec.outputs:
             array = self._checked(tensor.name, outputs, sizes)
             self.binding.bind_output(tensor.name, "cuda", 0, ELEMENT[tensor.dtype], array.shape, array.pointer)
-        try:
-            self.engine.run_with_iobinding(self.binding, self.options)
-        except Exception as error:  # onnxruntime raises a type of its own for every status
-            raise EngineRunError(f"graph {self.spec.name!r} failed in ONNX Runtime: {first_line(error)}") from error
+        run_bound(self.spec.name, self.engine, self.binding, self.options)
 
     def _checked(self, name: str, arrays: Arrays, sizes: dict[str, int]) -> Any:
-        array = arrays.get(name)
-        if array is None:
-            raise TensorMismatchError(f"graph {self.spec.name!r} needs tensor {name!r}; got {', '.join(arrays)}")
+        array = given_array(self.spec.name, name, arrays)
         self.spec.tensor(name).check(array.shape, array.dtype, sizes)
         return array
-
-
-def _first_gpu() -> Device:
-    from trt_track.engines.cuda_door import CudaDevice
-
-    return CudaDevice()

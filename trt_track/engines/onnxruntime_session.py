@@ -60,6 +60,30 @@ def load_graph(
         raise EngineRunError(f"ONNX Runtime cannot load graph {name!r}: {first_line(error)}") from error
 
 
+def given_array(graph: str, name: str, arrays: Mapping[str, Any]) -> Any:
+    """Return one of the arrays that a graph was given.
+
+    Raises:
+        TensorMismatchError: it was not given.
+    """
+    array = arrays.get(name)
+    if array is None:
+        raise TensorMismatchError(f"graph {graph!r} needs tensor {name!r}; got {', '.join(arrays)}")
+    return array
+
+
+def run_bound(graph: str, engine: Any, binding: Any, *options: ort.RunOptions) -> None:
+    """Run a loaded graph on what is bound.
+
+    Raises:
+        EngineRunError: ONNX Runtime failed; the message calls it `graph`.
+    """
+    try:
+        engine.run_with_iobinding(binding, *options)
+    except Exception as error:  # see load_graph
+        raise EngineRunError(f"graph {graph!r} failed in ONNX Runtime: {first_line(error)}") from error
+
+
 class OnnxRuntimeSession(HostArrays):
     """Fills the `Session` protocol with numpy arrays that ONNX Runtime reads and writes in place."""
 
@@ -133,15 +157,10 @@ class _Graph:
         for tensor in self.spec.outputs:
             array = self._checked(tensor.name, outputs, sizes)
             binding.bind_output(tensor.name, "cpu", 0, ELEMENT[tensor.dtype], array.shape, array.ctypes.data)
-        try:
-            self.engine.run_with_iobinding(binding)
-        except Exception as error:  # see load_graph
-            raise EngineRunError(f"graph {self.spec.name!r} failed in ONNX Runtime: {first_line(error)}") from error
+        run_bound(self.spec.name, self.engine, binding)
 
     def _checked(self, name: str, arrays: Mapping[str, Any], sizes: dict[str, int]) -> np.ndarray:
-        array: np.ndarray | None = arrays.get(name)
-        if array is None:
-            raise TensorMismatchError(f"graph {self.spec.name!r} needs tensor {name!r}; got {', '.join(arrays)}")
+        array: np.ndarray = given_array(self.spec.name, name, arrays)
         if not array.flags.c_contiguous:
             raise TensorMismatchError(f"tensor {name!r} of graph {self.spec.name!r} must be contiguous")
         self.spec.tensor(name).check(array.shape, array.dtype.name, sizes)

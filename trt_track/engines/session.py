@@ -26,6 +26,11 @@ class Lane(IntEnum):
     """Masks and scores on their way back."""
 
 
+def home_lane(graph: str) -> Lane:
+    """Return the lane that the tracking loop runs a graph on."""
+    return Lane.ENCODE if graph == "image_encoder" else Lane.TRACK
+
+
 class Array(Protocol):
     """A dense, contiguous array in the session's memory: a numpy array on the host, a `DeviceArray` on a GPU."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
-from typing import Self
 
 from trt_track.engines.bound_engine import Arrays, BoundEngine
 from trt_track.engines.bundle import Bundle
@@ -12,7 +11,7 @@ from trt_track.engines.device_arrays import DeviceArrays
 from trt_track.engines.device_memory import Device, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
 from trt_track.engines.recordings import Recordings
-from trt_track.engines.session import Lane
+from trt_track.engines.session import Lane, home_lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
 from trt_track.errors import TensorMismatchError
 from trt_track.specs import GraphSpec
@@ -37,7 +36,7 @@ class TensorRTSession(DeviceArrays):
             EngineMismatchError: no engine was built for this GPU and TensorRT, or one was changed.
             EngineRunError: TensorRT refused an engine, or GPU memory is short.
         """
-        super().__init__(device or _first_gpu())
+        super().__init__(device)
         self._workspaces = {lane: Workspace(self._device, lane) for lane in Lane}
         self._graphs: dict[tuple[str, Lane], BoundEngine] = {}
         self._recordings = Recordings(self._device, partial(self._open, recorded=True), self._workspaces)
@@ -52,7 +51,7 @@ class TensorRTSession(DeviceArrays):
             self.max_video_side: int | None = _largest_side(engines)
             self._engines = {name: self._tensorrt.load_engine(engines.read_plan(bundle, name), name) for name in bundle.specs}
             for name in bundle.specs:
-                lane = Lane.ENCODE if name == "image_encoder" else Lane.TRACK
+                lane = home_lane(name)
                 self._graphs[name, lane] = self._open(name, lane)
         except BaseException:
             self.close()
@@ -107,20 +106,8 @@ class TensorRTSession(DeviceArrays):
         for workspace in self._workspaces.values():
             workspace.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
 
 def _largest_side(engines: EngineFolder) -> int | None:
     """Return the largest side of a video that every engine which is told one takes."""
     values = [record.profile.values for record in engines.records.values()]
     return min((most[name][2] for most in values for name in ("video_height", "video_width") if name in most), default=None)
-
-
-def _first_gpu() -> Device:
-    from trt_track.engines.cuda_door import CudaDevice
-
-    return CudaDevice()

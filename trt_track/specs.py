@@ -17,9 +17,10 @@ from trt_track.errors import TensorMismatchError
 
 Dim: TypeAlias = int | str
 
-PRECISIONS: Final = ("fp32", "fp16")
+PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
+"""Names of the shipped recipes."""
 GRAPHS: Final = ("image_encoder", "memory_attention", "mask_decoder", "memory_encoder", "mask_prompt", "mask_upscale")
-DTYPE_BYTES: Final = {"uint8": 1, "bool": 1, "float16": 2, "int32": 4, "float32": 4, "int64": 8}
+DTYPE_BYTES: Final = {"uint8": 1, "bool": 1, "float16": 2, "bfloat16": 2, "int32": 4, "float32": 4, "int64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,15 @@ class Limits:
         return 19
 
 
-def graph_specs(model: ModelSpec, precision: str) -> dict[str, GraphSpec]:
-    """Return the contract of all graphs of one model at one precision.
+def graph_specs(model: ModelSpec, real: str) -> dict[str, GraphSpec]:
+    """Return the contract of all graphs of one model.
 
-    Tensors that pass from one network to the next have the precision's dtype; prompts, logits and scores are always float32.
     Clicks are in model pixels (0 to S), labels are upstream's (-1 none, 0 negative, 1 positive, 2 and 3 the corners of a box).
+
+    Args:
+        model: its sizes.
+        real: dtype of the tensors that pass from one network to the next; prompts, logits and scores are always float32.
     """
-    real = {"fp32": "float32", "fp16": "float16"}[precision]
     s, c, m, g, q = model.image_size, model.embed_channels, model.memory_channels, model.grid, model.mask_size
     embed, high_0, high_1 = (c, g, g), (c // 8, q, q), (c // 4, q // 2, q // 2)
     logits = TensorSpec("mask_logits", ("B", 1, q, q), "float32")
@@ -202,7 +205,13 @@ def graph_specs(model: ModelSpec, precision: str) -> dict[str, GraphSpec]:
                 TensorSpec("has_mask", ("B",), "bool"),
                 TensorSpec("multimask", ("B",), "bool"),
             ),
-            (logits, TensorSpec("iou", ("B",), "float32"), TensorSpec("pointer", ("B", c), "float32"), score),
+            (
+                logits,
+                TensorSpec("iou", ("B",), "float32"),
+                TensorSpec("pointer", ("B", c), "float32"),
+                score,
+                TensorSpec("chosen", ("B",), "int32"),
+            ),
         ),
         GraphSpec(
             "memory_encoder",

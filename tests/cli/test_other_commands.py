@@ -1,12 +1,4 @@
-import hashlib
-import json
-import shutil
-
-import numpy as np
-import onnx
 import pytest
-from command_line import run_process
-from onnx import numpy_helper
 
 from trt_track.export.catalogue import CATALOGUE
 
@@ -178,96 +170,6 @@ class TestExport:
         (tmp_path / "mine.txt").write_text("mine")
         done = cli("export", "small", "--config", small_config, "--random-weights", 0, "--out", tmp_path, "--overwrite")
         assert done.error == f"{tmp_path} exists and is no bundle: choose another folder"
-
-
-class TestParity:
-    """In a process of its own: upstream's warnings are not ours to judge."""
-
-    def test_sound_bundle(self, tiny_bundle, small_config, carphone, tmp_path):
-        report = tmp_path / "parity.json"
-        done = run_process(
-            *("parity", tiny_bundle, "--config", small_config, "--clip", carphone, "--frames", 12),
-            *("--case", "box and click", "--case", "removed", "--json", report),
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.endswith("equal to upstream\n")
-        content = json.loads(report.read_text())
-        assert {row["case"].split()[0] for row in content["graphs"]} == set(content["bundle"]["dtypes"])
-        assert [track["case"] for track in content["tracks"]] == ["box and click", "object removed on frame 6"]
-        assert {row["frame"] for row in content["tracks"][0]["rows"]} == set(range(12))
-        assert all(row["passed"] for row in content["graphs"] + content["tracks"][0]["rows"])
-
-    # A memory is compared with the tolerance of its 8 bits, so that a small error in it shows in whole tracks only.
-    @pytest.mark.parametrize(("graph", "factor"), [("memory_encoder", 1.5), ("memory_attention", 1.02)])
-    def test_wrong_graph_is_caught(self, tiny_bundle, small_config, tmp_path, graph, factor):
-        bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-        perturb(bundle, graph, factor)
-        report = tmp_path / "parity.json"
-        done = run_process("parity", bundle, "--config", small_config, "--json", report)
-        assert done.returncode == 1, done.stdout + done.stderr
-        assert "comparisons failed" in done.stdout.splitlines()[-1]
-        failed = {row["case"].split()[0] for row in json.loads(report.read_text())["graphs"] if not row["passed"]}
-        assert failed == {graph}
-
-    def test_sound_detector(self, tiny_detector, detector_folder, carphone, tmp_path):
-        report = tmp_path / "parity.json"
-        asked = ("parity", tiny_detector, "--weights", detector_folder, "--text", "red car. dog.")
-        done = run_process(*asked, "--clip", carphone, "--frames", 3, "--json", report)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.endswith("equal to upstream\n")
-        content = json.loads(report.read_text())
-        assert [row["frame"] for row in content["frames"]] == [0, 60, 119]
-        assert {row["text"] for row in content["frames"]} == {"red car. dog."}
-        assert all(row["passed"] and row["logits"] < 2e-3 for row in content["frames"])
-        assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["0", "60", "119"]
-
-    def test_wrong_detector_is_caught(self, tiny_detector, detector_folder, tmp_path):
-        bundle = shutil.copytree(tiny_detector, tmp_path / "bundle")
-        perturb(bundle, "detector", 1.05)
-        done = run_process("parity", bundle, "--weights", detector_folder)
-        assert done.returncode == 1, done.stdout + done.stderr
-        assert done.stdout.splitlines()[-1] == "1 of 1 comparisons failed"
-        assert "FAILED" in done.stdout
-
-    def test_refusals_of_a_detector(self, cli, tiny_bundle, tiny_detector, detector_folder, tmp_path):
-        assert cli("parity", tiny_detector).error == (
-            f"{tiny_detector} was exported from a folder called small: give it with --weights FOLDER"
-        )
-        assert cli("parity", tiny_detector, "--case", "box").error == (
-            f"{tiny_detector} holds a detector, for which --case says nothing: leave it out"
-        )
-        assert cli("parity", tiny_bundle, "--text", "cat.").error == (
-            f"{tiny_bundle} holds a tracker, for which --text says nothing: leave it out"
-        )
-        assert "lacks config.json" in cli("parity", tiny_detector, "--weights", tmp_path).error
-        other = shutil.copytree(detector_folder, tmp_path / "other")
-        weights = bytearray((other / "model.safetensors").read_bytes())
-        weights[-1] ^= 1
-        (other / "model.safetensors").write_bytes(weights)
-        assert "is not what the bundle was exported from: its SHA-256 is" in cli("parity", tiny_detector, "--weights", other).error
-
-    def test_refusals(self, cli, tiny_bundle, small_config, tmp_path):
-        unknown = cli("parity", tiny_bundle).error
-        assert unknown.startswith("no model is called 'small': ")
-        assert unknown.endswith("; of a model of your own, give the YAML file with --config")
-        assert cli("parity", tmp_path, "--config", small_config).error.startswith(f"{tmp_path} is not a bundle")
-        assert cli("parity", tiny_bundle, "--config", small_config, "--json", "/proc/no/report.json").error.startswith(
-            "/proc/no/report.json: "
-        )
-
-
-def perturb(bundle, graph, factor):
-    """Scale one large weight matrix of a graph, and the manifest's hash with it: a wrong graph that is sealed."""
-    path = bundle / "onnx" / f"{graph}.onnx"
-    model = onnx.load(path)
-    weights = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims) * (tensor.data_type == onnx.TensorProto.FLOAT))
-    values = numpy_helper.to_array(weights) * np.float32(factor)
-    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
-    onnx.save(model, path)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    content = path.read_bytes()
-    manifest["graphs"][graph]["onnx"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 class TestInspect:

@@ -29,7 +29,7 @@ def test_profiles_follow_the_limits():
 @pytest.mark.parametrize("limits", [Limits(), Limits(objects=1, memories=1, clicks=1, video_wh=(64, 48))])
 def test_every_real_graph_has_a_profile_in_order(limits):
     model = ModelSpec("sam2.1-hiera-tiny", 1024)
-    for spec in graph_specs(model, "fp16").values():
+    for spec in graph_specs(model, "float16").values():
         profile = graph_profile(spec, model, limits)
         assert profile.shapes.keys() == {tensor.name for tensor in spec.inputs}
         for fewest, usual, most in profile.shapes.values():

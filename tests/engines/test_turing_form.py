@@ -6,7 +6,7 @@ from tiny_graphs import DESCRIPTION, constant
 
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.tensorrt_builder import build_engines
-from trt_track.engines.turing_form import rewrite_products
+from trt_track.engines.turing_form import rewrite_for_turing
 from trt_track.specs import GraphSpec, Limits, TensorSpec
 
 ort = pytest.importorskip("onnxruntime")
@@ -48,7 +48,7 @@ def run(model, x):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_rewritten_products_compute_the_same(tmp_path, batch):
     write_products(tmp_path / "m.onnx")
-    rewritten = rewrite_products(tmp_path / "m.onnx")
+    rewritten = rewrite_for_turing(tmp_path / "m.onnx")
     operators = {node.op_type for node in onnx.load_from_string(rewritten).graph.node}
     assert not operators & {"MatMul", "Gemm"}
     x = RANDOM.standard_normal((batch, 4, 6)).astype(np.float32)
@@ -60,7 +60,7 @@ def test_half_precision_products_stay(tmp_path):
     half = helper.make_tensor_value_info("x", TensorProto.FLOAT16, [2, 2]), helper.make_tensor_value_info("y", TensorProto.FLOAT16, [2, 2])
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "half", half[:1], half[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "m.onnx"))
-    assert [node.op_type for node in onnx.load_from_string(rewrite_products(tmp_path / "m.onnx")).graph.node] == ["MatMul"]
+    assert [node.op_type for node in onnx.load_from_string(rewrite_for_turing(tmp_path / "m.onnx")).graph.node] == ["MatMul"]
 
 
 def test_products_compile_for_turing(tmp_path):

@@ -8,6 +8,7 @@ from trt_track.engines.engine_record import EngineFolder, EngineRecord
 from trt_track.engines.file_record import FileRecord
 from trt_track.engines.manifest import Description
 from trt_track.engines.profiles import graph_profile
+from trt_track.recipe import Recipe
 from trt_track.specs import ModelSpec, graph_specs
 
 MODEL = ModelSpec("toy", 64, embed_channels=16, memory_channels=8)
@@ -78,12 +79,12 @@ NODES = {
         nudge = Mul(given, small)
         best = Cast<to=1>(multimask)
         best_4d = Unsqueeze(best, axes_123)
-        chosen = Mul(best_4d, small)
+        liking = Mul(best_4d, small)
         s1 = Add(large, fine_mean)
         s2 = Add(s1, middle_mean)
         s3 = Add(s2, click_4d)
         s4 = Add(s3, nudge)
-        s5 = Add(s4, chosen)
+        s5 = Add(s4, liking)
         swing = Sin(s5)
         mask_logits = Mul(swing, eight)
         level = ReduceMean<keepdims=0>(mask_logits, axes_123)
@@ -93,6 +94,7 @@ NODES = {
         level_2d = Unsqueeze(level, axis_1)
         marked = Add(about, level_2d)
         pointer = Sin(marked)
+        chosen = Cast<to=6>(multimask)
     """,
     "memory_encoder": """
         now = Cast<to=1>(embed)
@@ -132,7 +134,15 @@ AXES = {"axis_1": [1], "axis_2": [2], "axes_12": [1, 2], "axes_23": [2, 3], "axe
 SCALARS = {"zero": 0.0, "small": 0.05, "two": 2.0, "eight": 8.0}
 SCALES = {"scales_2": [1, 1, 2, 2], "scales_4": [1, 1, 4, 4]}
 WEIGHTS = {"w_seen": (16, 3), "w_fine": (2, 3), "w_middle": (4, 3), "w_recall": (16, 8), "w_mask": (1, 16), "w_memory": (8, 16)}
-TYPES = {"float32": "float", "float16": "float16", "int32": "int32", "int64": "int64", "uint8": "uint8", "bool": "bool"}
+TYPES = {
+    "float32": "float",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "int32": "int32",
+    "int64": "int64",
+    "uint8": "uint8",
+    "bool": "bool",
+}
 
 
 def constants():
@@ -149,7 +159,7 @@ def graph_model(spec, precision):
     inputs, outputs = (
         ", ".join(f"{TYPES[t.dtype]}[{', '.join(map(str, t.shape))}] {t.name}" for t in side) for side in (spec.inputs, spec.outputs)
     )
-    nodes = NODES[spec.name].replace("REAL", {"fp32": "1", "fp16": "10"}[precision]).replace("none", '""')
+    nodes = NODES[spec.name].replace("REAL", {"fp32": "1", "fp16": "10", "bf16": "16"}[precision]).replace("none", '""')
     model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> {spec.name} ({inputs}) => ({outputs}) {{ {nodes} }}')
     read = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants().items() if name in read)
@@ -161,7 +171,7 @@ def write_bundle(folder, precision):
     """Write the model as a bundle."""
     description = Description(MODEL, precision, {}, opset=20, source="toy", source_sha256=None, tools={})
     with Bundle.create(folder, description) as draft:
-        for spec in graph_specs(MODEL, precision).values():
+        for spec in graph_specs(MODEL, Recipe.read(precision).exchange).values():
             save(graph_model(spec, precision), str(draft.onnx_path(spec.name)))
             draft.add(spec)
     return Bundle.open(folder)

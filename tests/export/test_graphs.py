@@ -14,6 +14,8 @@ from trt_track.export.tracing import sample_inputs
 from trt_track.export.upstream import build_model, model_spec
 from trt_track.export.upstream_graphs import UpstreamGraphs
 from trt_track.parity.measures import compare_outputs
+from trt_track.parity.thresholds import Thresholds
+from trt_track.recipe import Recipe
 from trt_track.specs import GRAPHS, graph_specs
 
 SIZES = {"F": 2, "B": 3, "N": 7, "P": 16, "K": 3, "pages": 30, "pointers": 40, "H": 200, "W": 333}
@@ -30,20 +32,20 @@ def predictor(request):
 
 @pytest.fixture(scope="module")
 def modules(predictor):
-    return build_modules(predictor, "fp32")
+    return build_modules(predictor, Recipe.read("fp32"))
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_graph_equals_upstream(predictor, modules, graph, seed):
-    spec = graph_specs(model_spec(predictor, "model"), "fp32")[graph]
+    spec = graph_specs(model_spec(predictor, "model"), "float32")[graph]
     inputs = sample_inputs(spec, SIZES, seed)
     with torch.no_grad():
         outputs = modules[graph](*inputs.values())
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     found = {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, outputs, strict=True)}
     wanted = {name: value.numpy() for name, value in UpstreamGraphs(predictor).run(spec, inputs).items()}
-    for row in compare_outputs(graph, found, wanted, precision="fp32"):
+    for row in compare_outputs(graph, found, wanted, limits=Thresholds.read().traced("float32")):
         assert row.passed, row
 
 
@@ -52,17 +54,17 @@ def test_fused_and_reduced_memory_attention_agree(predictor, modules, objects):
     """The FP16 form, computed in FP32, is the same function as the reduced one."""
     from trt_track.export.memory_attention import MemoryAttention
 
-    spec = graph_specs(model_spec(predictor, "model"), "fp32")["memory_attention"]
+    spec = graph_specs(model_spec(predictor, "model"), "float32")["memory_attention"]
     inputs = sample_inputs(spec, {**SIZES, "B": objects}, 5)
     with torch.no_grad():
-        fused = MemoryAttention(predictor, fused=True, dtype=torch.float32).eval()(*inputs.values())
+        fused = MemoryAttention(predictor, fused=True, dtype=torch.float32, exchange=torch.float32).eval()(*inputs.values())
         reduced = modules["memory_attention"](*inputs.values())
     assert torch.allclose(fused, reduced, atol=2e-5)
 
 
 def test_objects_of_a_batch_do_not_mix(predictor, modules):
     """Row 1 of a batch of three is what it is alone."""
-    spec = graph_specs(model_spec(predictor, "model"), "fp32")["memory_attention"]
+    spec = graph_specs(model_spec(predictor, "model"), "float32")["memory_attention"]
     inputs = sample_inputs(spec, SIZES, 6)
     alone = {name: value[1:2] if name in {"page", "age", "pointer", "pointer_age"} else value for name, value in inputs.items()}
     with torch.no_grad():

@@ -10,10 +10,12 @@ from trt_track.engines.bundle import Bundle
 from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
 from trt_track.export.grounding_dino import load_detector
 from trt_track.parity.detector_check import check_detector
+from trt_track.parity.thresholds import Thresholds
 from trt_track.runtime.grounding_dino import GroundingDino, TextQuery
 from trt_track.runtime.phrases import PromptReader
 from trt_track.runtime.video import open_video
 
+EXACT = Thresholds.read().detector(["float32"])
 TEXTS = ("person.", "red car. a dog. cat.", "a bicycle? street lamp")
 
 
@@ -34,7 +36,7 @@ def frames(bikes):
 @pytest.mark.parametrize("text", TEXTS)
 def test_real_frames_are_transformers(tiny_detector, upstream, frames, text):
     detector = GroundingDino.open(Bundle.open(tiny_detector), TextQuery(text), backend="onnxruntime-cpu")
-    rows = check_detector(detector, upstream, frames)
+    rows = check_detector(detector, upstream, frames, limits=EXACT)
     detector.close()
     assert len(rows) == 3
     assert all(row.passed for row in rows), rows
@@ -55,5 +57,5 @@ def test_a_wrong_graph_shows(tiny_detector, upstream, frames, tmp_path, name):
     }
     reader = PromptReader(bundle.file_path("tokenizer.json"), bundle.detector)
     with OnnxRuntimeSession(graphs) as session:
-        rows = check_detector(GroundingDino(session, reader, TextQuery(TEXTS[1])), upstream, frames[:1])
+        rows = check_detector(GroundingDino(session, reader, TextQuery(TEXTS[1])), upstream, frames[:1], limits=EXACT)
     assert not rows[0].passed

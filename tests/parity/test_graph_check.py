@@ -19,7 +19,7 @@ def session_of(limits):
 @pytest.mark.parametrize("limits", [Limits(objects=1), Limits(objects=2), Limits(), Limits(objects=2, video_wh=(300, 200))])
 def test_sizes_are_within_what_engines_were_built_for(sizes, limits):
     fitting = fitting_sizes(session_of(limits), sizes)
-    for spec in graph_specs(MODEL, "fp16").values():
+    for spec in graph_specs(MODEL, "float16").values():
         profile = graph_profile(spec, MODEL, limits)
         for tensor in spec.inputs:
             fewest, _, most = profile.shapes[tensor.name]

@@ -9,6 +9,7 @@ from trt_track.engines.bundle import Bundle
 from trt_track.export.random_weights import random_checkpoint
 from trt_track.export.upstream import build_model
 from trt_track.parity.cases import MIN_FRAMES, all_cases
+from trt_track.parity.thresholds import Thresholds
 from trt_track.parity.track_check import check_case, track
 from trt_track.runtime.bank import MemoryBank
 from trt_track.runtime.held_clip import HeldClip
@@ -41,7 +42,7 @@ def tracker(tiny_bundle):
 def check(tracker, predictor, clip):
     def run(name):
         case = next(case for case in all_cases(FRAMES, clip.info.width, clip.info.height) if case.name == name)
-        return check_case(tracker, predictor, clip, case, precision="fp32")
+        return check_case(tracker, predictor, clip, case, limits=Thresholds.read().track("fp32", ()))
 
     return run
 
@@ -91,7 +92,7 @@ def test_another_models_weights_show(tracker, small_config, clip):
     other = build_model(small_config)
     random_checkpoint(other, 1)
     case = all_cases(MIN_FRAMES, clip.info.width, clip.info.height)[1]
-    assert not any(row.passed for row in check_case(tracker, other, clip, case, precision="fp32").rows)
+    assert not any(row.passed for row in check_case(tracker, other, clip, case, limits=Thresholds.read().track("fp32", ())).rows)
 
 
 def test_track_has_every_object_on_every_frame(tracker, clip):

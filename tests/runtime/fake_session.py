@@ -36,7 +36,7 @@ class FakeSession(HostArrays):
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.specs = graph_specs(self.model, "fp32")
+        self.specs = graph_specs(self.model, "float32")
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         self.allocations += 1
@@ -81,6 +81,7 @@ class FakeSession(HostArrays):
         outputs["iou"][...] = abs(value)
         outputs["pointer"][...] = value[:, None]
         outputs["object_score"][...] = value * 5
+        outputs["chosen"][...] = inputs["multimask"] * (1 + (value > 0))
 
     def _memory_encoder(self, inputs, outputs):
         outputs["memory"][...] = (inputs["mask_logits"].mean(axis=(1, 2, 3)) + inputs["from_prompt"])[:, None, None, None]

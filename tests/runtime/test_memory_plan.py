@@ -92,7 +92,7 @@ def test_steps_allocate_what_is_planned(size, channels, batch, objects, video_wh
 @pytest.mark.parametrize("video_wh", [(640, 360), (1920, 1080)])
 def test_the_parts_of_a_plan_add_up(name_size, video_wh):
     model = ModelSpec(*name_size)
-    task = TrackingTask(graph_specs(model, "fp16"), model, Limits(objects=4), 4, video_wh)
+    task = TrackingTask(graph_specs(model, "float16"), model, Limits(objects=4), 4, video_wh)
     engines = measured_figures(*name_size, sm=89, objects=4)
     plan = plan_memory(task, engines)
     weights = sum(figures.weights for figures in engines.values())

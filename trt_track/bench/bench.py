@@ -16,7 +16,7 @@ from trt_track.bench.mask_file import compare_masks
 from trt_track.bench.order import COMPILED, OURS, UPSTREAM, Plan, RunOrder
 from trt_track.bench.worker import Send, messages
 from trt_track.engines.bundle import Bundle
-from trt_track.parity.measures import TRACK_IOU
+from trt_track.parity.thresholds import Thresholds
 
 _VARIABLES: Final = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
 """Of the environment, which change how fast PyTorch is. They are the user's: with threads that wait in a loop, as they do by default,
@@ -52,7 +52,8 @@ class Bench:
     @property
     def bound(self) -> float:
         """Least IoU with upstream: the looser of what both sides' precisions allow."""
-        return TRACK_IOU["fp32" if self.bundle.manifest.description.precision == self.plan.settings.precision == "fp32" else "fp16"]
+        limits, ours = Thresholds.read(), self.bundle.manifest.description
+        return min(limits.track(ours.precision, ours.dtypes.values()).least_iou, limits.track(self.plan.settings.precision, ()).least_iou)
 
     @property
     def passed(self) -> bool:

@@ -22,7 +22,7 @@ def frame_gmac(predictor: Any) -> dict[str, float]:
     Matrix products and convolutions are counted, in upstream's form; ours reaches the same values with fewer in the memory attention.
     """
     upstream = UpstreamGraphs(predictor)
-    specs = graph_specs(model_spec(predictor, "counted"), "fp32")
+    specs = graph_specs(model_spec(predictor, "counted"), "float32")
     found = {}
     for graph in ("image_encoder", *_PER_OBJECT):
         # The counter does not know every fused attention of the CPU; spelled out, it is two products.

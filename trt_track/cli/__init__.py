@@ -13,6 +13,7 @@ from trt_track.cli.build_command import build
 from trt_track.cli.demo_command import demo
 from trt_track.cli.detect_command import detect
 from trt_track.cli.doctor_command import doctor
+from trt_track.cli.eval_command import evaluate
 from trt_track.cli.export_command import export
 from trt_track.cli.export_detector_command import export_detector
 from trt_track.cli.inspect_command import inspect
@@ -38,6 +39,7 @@ app.command()(build)
 app.command()(inspect)
 app.command()(plan)
 app.command()(parity)
+app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(doctor)
 app.add_typer(models, name="models")

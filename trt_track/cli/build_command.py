@@ -22,13 +22,14 @@ def build(folder: Folder, backend: Backend = "tensorrt-rtx", target: Target = "l
 
     from trt_track.cli.progress import progress_bar
     from trt_track.engines.bundle import Bundle
-    from trt_track.engines.tensorrt_builder import build_engines
+    from trt_track.engines.tensorrt_builder import build_engines, refuse_bfloat16
     from trt_track.specs import Limits
 
     bundle = Bundle.open(folder)
     targets = list(dict.fromkeys(name.strip() for name in target.split(",") if name.strip()))
     if not targets:
         raise EngineBuildError("--target names nothing to build for: choose from sm75, sm80, sm86, sm89, sm120, sm121, all and local")
+    refuse_bfloat16(bundle, targets)  # before the first of them is built
     table = Table("target", "graph", "seconds", "MB", box=None, pad_edge=False)
     for name in targets:
         with progress_bar(name) as advance:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from trt_track.errors import ModelError
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trt_track.engines.bundle import Bundle
     from trt_track.export.grounding_dino import LoadedDetector
     from trt_track.parity.detector_check import DetectorDeviation
+    from trt_track.parity.thresholds import Thresholds
 
 FRAMES: Final = 4
 """Frames of a clip that are compared where no number is given: each takes upstream and us some seconds."""
@@ -36,7 +37,7 @@ class DetectorParity:
     frames: int = FRAMES
     """Frames of the clip, from its first one on at equal distances."""
 
-    def compare(self, bundle: Bundle, backend: str) -> dict[int, DetectorDeviation]:
+    def compare(self, bundle: Bundle, backend: str, thresholds: Thresholds) -> dict[int, DetectorDeviation]:
         """Return how far each frame is from transformers, by its number in the clip.
 
         Raises:
@@ -52,12 +53,10 @@ class DetectorParity:
         pictures = self._pictures(bundle.detector.frame_hw)
         upstream = load_upstream(bundle, self.weights)
         text = self.text or check_text(PromptReader(bundle.file_path(TOKENIZER), bundle.detector))
+        limits = thresholds.detector(bundle.manifest.description.dtypes.values())
         detector = GroundingDino.open(bundle, TextQuery(text), backend=backend)
         try:
-            rows = [
-                check_detector(detector, upstream.model, picture[None], precision=bundle.manifest.description.precision)[0]
-                for picture in pictures.values()
-            ]
+            rows = [check_detector(detector, upstream.model, picture[None], limits=limits)[0] for picture in pictures.values()]
         finally:
             detector.close()
         return dict(zip(pictures, rows, strict=True))
@@ -105,23 +104,3 @@ def load_upstream(bundle: Bundle, weights: Path | None) -> LoadedDetector:
             f"{description.source_sha256 or description.source}"
         )
     return loaded
-
-
-def print_detections(rows: dict[int, DetectorDeviation]) -> None:
-    """Print the table of frames."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("frame", "choice of cells", "logits", "boxes, of the frame", "boxes with other words", "", box=None, pad_edge=False)
-    for frame, row in rows.items():
-        verdict = "ok" if row.passed else "FAILED"
-        table.add_row(str(frame), f"{row.cells:.2e}", f"{row.logits:.2e}", f"{row.boxes:.2e}", str(row.words), verdict)
-    Console(width=120, highlight=False, markup=False).print(table)
-
-
-def detector_report(bundle: Bundle, backend: str, rows: dict[int, DetectorDeviation]) -> dict[str, Any]:
-    """Return every number as JSON values."""
-    from trt_track.parity.measures import as_json
-
-    frames = [{"frame": frame, **row} for frame, row in zip(rows, as_json(list(rows.values())), strict=True)]
-    return {"bundle": bundle.manifest.description.to_json(), "backend": backend, "frames": frames}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trt_track.cli.export_command import export_extra
+from trt_track.cli.calibration_data import CalibrationData
+from trt_track.cli.export_command import Calibrate, Method, Pictures, export_extra, quantize_file, require_quantized
 from trt_track.errors import ModelError, ParityError, PromptError
 from trt_track.models import GROUNDING_DINO_PICO
-from trt_track.specs import PRECISIONS
+from trt_track.recipe import Recipe
 
 if TYPE_CHECKING:
     from trt_track.detector_specs import DetectorSpec
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 EMBEDDED_FRAME, EMBEDDED_THRESHOLD = "192x320", 0.7
 """What the embedded detector was trained for, and a score that most of what is named reaches and most of what is not does not."""
+_NETWORK = "backbone"
+"""What a recipe says about a detector."""
 CHECK_TEXT = "a cat. red car. person."
 """What the check that ends an export looks for."""
 
@@ -36,7 +40,9 @@ Seed = Annotated[int | None, typer.Option("--random-weights", help="Make weights
 Frame = Annotated[
     str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size in pixels that frames are scaled to; default: 800x1333, of pico 192x320.")
 ]
-Precision = Annotated[str, typer.Option(help="fp32, or fp16 for the backbone in half precision.")]
+Precision = Annotated[
+    str, typer.Option(metavar="RECIPE", help="Of the backbone: fp32, fp16, bf16 or int8, or a recipe's .toml file; the rest is in float32.")
+]
 Out = Annotated[Path | None, typer.Option(help="The bundle's folder; default: in the library.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bundle that is there.")]
 
@@ -47,12 +53,16 @@ def export_detector(  # noqa: PLR0913, PLR0917 - the command's options
     random_weights: Seed = None,
     frame: Frame = None,
     precision: Precision = "fp32",
+    calibrate: Calibrate = None,
+    calibration: Method = "percentile",
+    calibration_frames: Pictures = 32,
     out: Out = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Export a Grounding DINO as a bundle: text encoder, detector and tokenizer."""
-    if precision not in PRECISIONS:
-        raise ModelError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    recipe = Recipe.read(precision)
+    if calibrate is not None:
+        require_quantized(recipe, {_NETWORK})
     if weights is not None and random_weights is not None:
         raise ModelError("give either --weights or --random-weights, not both")
     embedded = model == GROUNDING_DINO_PICO.name and random_weights is None
@@ -66,9 +76,10 @@ def export_detector(  # noqa: PLR0913, PLR0917 - the command's options
         loaded = download_detector(model) if folder is None else load_detector(folder)
     from trt_track.engines.library import detector_folder
 
-    target = out or detector_folder(model, frame_hw, precision)
+    target = out or detector_folder(model, frame_hw, recipe.name)
     threshold = EMBEDDED_THRESHOLD if embedded else 0.35
-    write_detector(loaded, detector_spec(loaded, model, frame_hw, threshold), precision, target=target, overwrite=overwrite)
+    data = CalibrationData(calibrate, calibration, calibration_frames)
+    write_detector(loaded, detector_spec(loaded, model, frame_hw, threshold), recipe, target=target, data=data, overwrite=overwrite)
     typer.echo(target)
 
 
@@ -85,8 +96,24 @@ def parse_frame(text: str) -> tuple[int, int]:
     return frame_hw
 
 
-def write_detector(loaded: LoadedDetector, spec: DetectorSpec, precision: str, *, target: Path, overwrite: bool = False) -> None:
-    """Trace both graphs, seal them with the tokenizer, and check them against transformers.
+def write_detector(  # noqa: PLR0913 - a model, how it is to be, and where
+    loaded: LoadedDetector,
+    spec: DetectorSpec,
+    recipe: Recipe,
+    *,
+    target: Path,
+    data: CalibrationData | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Trace both graphs, quantise the backbone where the recipe says so, and check and seal them with the tokenizer.
+
+    Args:
+        loaded: transformers' model and its tokenizer.
+        spec: what the runtime must know.
+        recipe: what the backbone computes in.
+        target: the bundle's folder.
+        data: what a quantised backbone is calibrated with; default: photographs.
+        overwrite: whether a bundle that is there is replaced.
 
     Raises:
         ParityError: a result differs from transformers' by more than its tolerance; no bundle is written.
@@ -94,41 +121,63 @@ def write_detector(loaded: LoadedDetector, spec: DetectorSpec, precision: str, *
     """
     import copy
 
-    import torch
-
     from trt_track.cli.progress import progress_bar
     from trt_track.detector_specs import detector_graph_specs
     from trt_track.engines.bundle import Bundle
+    from trt_track.export.careful_layers import compute_in_float32
     from trt_track.export.detector import Detector
+    from trt_track.export.graphs import graph_dtype
     from trt_track.export.grounding_dino import TOKENIZER
     from trt_track.export.text_encoder import TextEncoder
     from trt_track.export.tracing import DETECTOR_OPSET, trace
 
-    specs, description = detector_graph_specs(spec), _description(spec, precision, loaded)
+    data = data or CalibrationData()
+    specs, description = detector_graph_specs(spec), _description(spec, recipe, loaded, data.told(recipe))
     own = copy.deepcopy(loaded.model).requires_grad_(False)
-    backbone = torch.float16 if precision == "fp16" else torch.float32
-    modules = {"text_encoder": TextEncoder(own), "detector": Detector(own, spec.frame_hw, backbone)}
+    modules = {"text_encoder": TextEncoder(own), "detector": Detector(own, spec.frame_hw, graph_dtype(_NETWORK, recipe))}
+    compute_in_float32(modules["detector"], _NETWORK, recipe)
     with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(spec.name) as advance:
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)
-            trace(module, specs[name], draft.onnx_path(name), opset=DETECTOR_OPSET, compact=precision == "fp32")
-            draft.add(specs[name])
+            compact = recipe.of(_NETWORK).told == "float32"
+            trace(module, specs[name], draft.onnx_path(name), opset=DETECTOR_OPSET, compact=compact)
         draft.add_file(TOKENIZER, loaded.tokenizer_json)
+        if recipe.of(_NETWORK).quantize:
+            _quantize_backbone(spec, recipe, data, draft.folder, advance)
         advance(len(modules), len(modules), "traced")
-        require_detector_parity(loaded, spec, precision, draft.folder)
+        require_detector_parity(loaded, spec, recipe, draft.folder)
+        for graph in specs.values():
+            draft.add(graph)
 
 
-def require_detector_parity(loaded: LoadedDetector, spec: DetectorSpec, precision: str, folder: Path) -> None:
-    """Compare one frame of noise with transformers.
+def _quantize_backbone(
+    spec: DetectorSpec, recipe: Recipe, data: CalibrationData, folder: Path, advance: Callable[[int, int, str], None]
+) -> None:
+    """Calibrate the backbone with pictures, any prompt beside them, and quantise it."""
+    from trt_track.engines.onnx_model import OnnxModel
+    from trt_track.runtime.phrases import TOKENIZER, PromptReader
+
+    reader = PromptReader(folder / TOKENIZER, spec)
+    prompt = reader.read(check_text(reader))
+    given = {"position": prompt.position, "attends": prompt.attends}
+    text = OnnxModel(folder / "onnx" / "text_encoder.onnx").run({"token": prompt.token, **given})["text"]
+    calibration = data.of_frames(spec.frame_hw, text=text, **given)
+    quantize_file(folder / "onnx" / "detector.onnx", recipe, _NETWORK, calibration, advance).unlink()
+
+
+def require_detector_parity(loaded: LoadedDetector, spec: DetectorSpec, recipe: Recipe, folder: Path) -> None:
+    """Compare one random frame with transformers.
 
     Raises:
         ParityError: says by how much it differs.
     """
-    import numpy as np
+    import torch
 
     from trt_track.detector_specs import detector_graph_specs
     from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
+    from trt_track.export.tracing import sample_frames
     from trt_track.parity.detector_check import check_detector
+    from trt_track.parity.thresholds import Thresholds
     from trt_track.runtime.grounding_dino import GroundingDino, TextQuery
     from trt_track.runtime.phrases import TOKENIZER, PromptReader
 
@@ -136,8 +185,8 @@ def require_detector_parity(loaded: LoadedDetector, spec: DetectorSpec, precisio
     with OnnxRuntimeSession(graphs) as session:
         reader = PromptReader(folder / TOKENIZER, spec)
         detector = GroundingDino(session, reader, TextQuery(check_text(reader)))
-        frames = np.random.default_rng(0).integers(0, 256, (1, *spec.frame_hw, 3), np.uint8)
-        (row,) = check_detector(detector, loaded.model, frames, precision=precision)
+        frames = sample_frames((1, *spec.frame_hw, 3), torch.Generator().manual_seed(0)).numpy()
+        (row,) = check_detector(detector, loaded.model, frames, limits=Thresholds.read().detector([recipe.of(_NETWORK).told]))
     if not row.passed:
         raise ParityError(
             f"{spec.name} differs from transformers by {row.cells:.2e} in the choice of cells, {row.logits:.2e} in logits, {row.boxes:.2e} "
@@ -154,17 +203,18 @@ def check_text(reader: PromptReader) -> str:
         return f"{first}. {second} {third}. {third}."
 
 
-def _description(spec: DetectorSpec, precision: str, loaded: LoadedDetector) -> Description:
+def _description(spec: DetectorSpec, recipe: Recipe, loaded: LoadedDetector, calibration: str) -> Description:
     from trt_track.engines.manifest import Description
     from trt_track.export.tracing import DETECTOR_OPSET
 
-    backbone = "float16" if precision == "fp16" else "float32"
     return Description(
         model=spec,
-        precision=precision,
-        dtypes={"text_encoder": "float32", "backbone": backbone, "enhancer": "float32", "decoder": "float32"},
+        precision=recipe.name,
+        dtypes={"text_encoder": "float32", "backbone": recipe.of(_NETWORK).told, "enhancer": "float32", "decoder": "float32"},
         opset=DETECTOR_OPSET,
         source=loaded.source,
         source_sha256=loaded.sha256,
+        recipe=recipe.to_json(),
+        calibration=calibration,
         tools={package: metadata.version(package) for package in ("torch", "onnx", "onnxscript", "transformers", "tokenizers")},
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from trt_track.engines.device_memory import Block, Device, DeviceArray, DownloadPool, PinnedPiece, UploadRing
 from trt_track.engines.host_memory import MemoryState
+from trt_track.engines.numpy_dtypes import numpy_dtype
 from trt_track.engines.session import Lane
 from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import DTYPE_BYTES
@@ -33,7 +34,7 @@ class DeviceFetched:
         self._device.wait(self._piece.arrived)
         memory, found = self._pool.lend(self._piece), []
         for source, start in zip(self._sources, _starts(self._sources), strict=False):
-            found.append(memory[start : start + source.nbytes].view(source.dtype).reshape(source.shape))
+            found.append(memory[start : start + source.nbytes].view(numpy_dtype(source.dtype)).reshape(source.shape))
         return found
 
 
@@ -123,7 +124,7 @@ class DeviceArrays:
         if source.nbytes:
             self._device.copy(pinned.ctypes.data, source.pointer, source.nbytes, self._lane)
         self._device.synchronize()
-        return pinned[: source.nbytes].view(source.dtype).reshape(source.shape)
+        return pinned[: source.nbytes].view(numpy_dtype(source.dtype)).reshape(source.shape)
 
     def fetch(self, sources: Sequence[DeviceArray]) -> DeviceFetched:
         """Ask for the content of several arrays, without waiting for it.

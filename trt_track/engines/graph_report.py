@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REFUSED: Final = ("NonZero", "ScatterElements", "Unique", "Loop", "If", "SequenceAt", "StringNormalizer", "RandomNormal", "RandomUniform")
 """Operators that TensorRT refuses, or whose size or branch would depend on data in the middle of a frame."""
-TYPES: Final = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+TYPES: Final = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
 """ONNX's numbers (`TensorProto.DataType`) for the dtypes of contracts."""
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
+from trt_track.engines.numpy_dtypes import numpy_dtype
 from trt_track.engines.session import Lane
 
 
@@ -28,7 +29,7 @@ class HostArrays:
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Allocate an array of zeros."""
-        return np.zeros(tuple(shape), dtype)
+        return np.zeros(tuple(shape), numpy_dtype(dtype))
 
     def upload(self, target: np.ndarray, source: np.ndarray) -> None:
         """Copy `source` into `target`."""

@@ -16,7 +16,7 @@ from trt_track.engines.bundle import Bundle
 from trt_track.engines.manifest import MANIFEST, read_manifest
 from trt_track.errors import BundleError
 from trt_track.models import PICO, PICO_BUNDLE
-from trt_track.specs import PRECISIONS
+from trt_track.recipe import RECIPE_NAME, recipe_rank
 
 CACHE_VARIABLE: Final = "TRT_TRACK_CACHE"
 EMBEDDED: Final = PICO.name
@@ -63,13 +63,13 @@ def detector_folder(model: str, frame_hw: tuple[int, int], precision: str) -> Pa
 
 def library_detectors() -> list[LibraryDetector]:
     """Return every detector of the library, by name; of one model the better first: FP32 before FP16, then the larger frame."""
-    pattern = re.compile(f"(.+)-([0-9]+)x([0-9]+)-({'|'.join(PRECISIONS)})")
+    pattern = re.compile(f"(.+)-([0-9]+)x([0-9]+)-({RECIPE_NAME})")
     found = [
         LibraryDetector(parts[1], (int(parts[2]), int(parts[3])), parts[4], folder)
         for folder in library_folder().glob("*")
         if (parts := pattern.fullmatch(folder.name)) and (folder / MANIFEST).is_file()
     ]
-    return sorted(found, key=lambda one: (one.model, PRECISIONS.index(one.precision), -one.frame_hw[0] * one.frame_hw[1]))
+    return sorted(found, key=lambda one: (one.model, recipe_rank(one.precision), -one.frame_hw[0] * one.frame_hw[1]))
 
 
 def library_bundles() -> list[LibraryBundle]:
@@ -92,7 +92,7 @@ def find_bundle(
         image_size: which size, where the library has several.
         precision: which precision, where the library has several.
         backend: what is to run it. One with engines that the backend (`auto`: any backend) can use here comes first; then 1024 before
-            the largest size; then the order of `specs.PRECISIONS`.
+            the largest size; then the order of `specs.PRECISIONS`, other recipes last.
         machine: what `inspect_machine` found; it looks when a bundle has engines and this is None.
 
     Raises:
@@ -154,7 +154,7 @@ class _Engines:
 
 def _order(bundle: LibraryBundle) -> tuple[bool, int, int]:
     """Order the bundles of one model."""
-    return bundle.image_size != 1024, -bundle.image_size, PRECISIONS.index(bundle.precision)
+    return bundle.image_size != 1024, -bundle.image_size, recipe_rank(bundle.precision)
 
 
 def _rank(model: str) -> int:
@@ -162,7 +162,7 @@ def _rank(model: str) -> int:
 
 
 def _exported() -> Iterator[LibraryBundle]:
-    pattern = re.compile(f"(.+)-([0-9]+)-({'|'.join(PRECISIONS)})")
+    pattern = re.compile(f"(.+)-([0-9]+)-({RECIPE_NAME})")
     for folder in sorted(library_folder().glob("*")):
         if (parts := pattern.fullmatch(folder.name)) and (folder / MANIFEST).is_file():
             yield LibraryBundle(parts[1], int(parts[2]), parts[3], folder)

@@ -14,8 +14,9 @@ from trt_track.engines.file_record import FileRecord
 from trt_track.errors import BundleError
 from trt_track.specs import GraphSpec, ModelSpec, from_json, to_json
 
-FORMAT: Final = 1
-"""Version of the manifest's layout; raised when an older trt-track could no longer read it."""
+FORMAT: Final = 2
+"""Version of what a bundle holds; raised when an older trt-track could no longer use it, or this one an older bundle (2: `mask_decoder`
+tells which mask it chose)."""
 MANIFEST: Final = "manifest.json"
 
 
@@ -33,9 +34,10 @@ class Description:
 
     model: ModelSpec | DetectorSpec
     precision: str
-    """One of `specs.PRECISIONS`."""
+    """Name of the recipe: one of `specs.PRECISIONS`, or a user's own."""
     dtypes: Mapping[str, str]
-    """Dtype that each module computes in, by name: `{"image_encoder": "float16", "mask_decoder": "float32"}`."""
+    """Dtype that each module computes in, by name: `{"image_encoder": "float16", "mask_decoder": "float32"}`; "int8" where its products are
+    quantised."""
     opset: int
     source: str
     """Name of the checkpoint, or "random weights, seed N"."""
@@ -45,6 +47,10 @@ class Description:
     """Versions of what exported it: torch, onnx, sam2."""
     fill_hole_area: int = 0
     """Holes up to this many cells of the low-resolution mask are filled; 0 for none."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The whole recipe, exceptions and their reasons included, in the form of its file."""
+    calibration: str = ""
+    """How the ranges of quantised values were found; empty where there are none."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -131,6 +137,8 @@ def read_manifest(folder: Path) -> Manifest:
         if int(data["format"]) > FORMAT:
             written_by, own = data.get("trt_track", "?"), own_version()
             raise BundleError(f"{folder} was written by trt-track {written_by}, newer than this one ({own}): upgrade trt-track")
+        if int(data["format"]) < FORMAT:
+            raise BundleError(f"{folder} was written by an older trt-track, whose graphs this one cannot use: run trt-track export again")
         return Manifest.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{path} is malformed ({type(error).__name__}: {error}): run trt-track export again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,16 +10,21 @@ from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernelError
 
+from trt_track.engines.bfloat16_form import rewrite_bfloat16
 from trt_track.engines.host_arrays import HostArrays
 from trt_track.engines.host_memory import MemoryState, host_memory
 from trt_track.errors import EngineRunError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
+_log = logging.getLogger(__name__)
+
 MAX_CPU_BATCH = 4
 """Objects in one call. A larger batch saves nothing more on a CPU, while its attention scores grow with it (118 MB each at 1024 px)."""
 
-ELEMENT = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
+ELEMENT: dict[str, Any] = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
+ELEMENT["bfloat16"] = 16  # numpy has none: ONNX's number
 
 
 def default_threads() -> int:
@@ -51,11 +57,19 @@ def load_graph(
 ) -> ort.InferenceSession:
     """Load an ONNX file for the execution providers of ONNX Runtime that are named, the first one first.
 
+    bfloat16 for which it has no kernels is computed in float32 and rounded.
+
     Raises:
         EngineRunError: ONNX Runtime refused it; the message calls it `name`.
     """
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
+        try:
+            return ort.InferenceSession(str(path), options, providers=list(providers))
+        except NoKernelError:
+            if (rewritten := rewrite_bfloat16(path)) is None:
+                raise
+            _log.info("graph %s: bfloat16 is computed in float32 and rounded", name)
+            return ort.InferenceSession(rewritten, options, providers=list(providers))
     except Exception as error:  # onnxruntime raises a type of its own for every status
         raise EngineRunError(f"ONNX Runtime cannot load graph {name!r}: {first_line(error)}") from error
 

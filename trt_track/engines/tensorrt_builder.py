@@ -15,7 +15,7 @@ from trt_track.engines.engine_record import ALL, EngineFolder, EngineRecord, tar
 from trt_track.engines.file_record import FileRecord, file_sha256, write_atomically
 from trt_track.engines.profiles import graph_profile
 from trt_track.engines.tensorrt_door import GraphCompiler
-from trt_track.engines.turing_form import rewrite_products
+from trt_track.engines.turing_form import rewrite_for_turing
 from trt_track.errors import EngineBuildError
 from trt_track.specs import Limits
 
@@ -62,6 +62,7 @@ def build_engines(
     """
     compiler = GraphCompiler(flavour)
     names = [_resolve_target(target, compiler) for target in dict.fromkeys(targets)]
+    refuse_bfloat16(bundle, names)
     jobs = [(target, graph) for target in dict.fromkeys(names) for graph in bundle.manifest.graphs]
     records = []
     for done, (target, graph) in enumerate(jobs, start=1):
@@ -88,6 +89,21 @@ def _resolve_target(target: str, compiler: GraphCompiler) -> str:
         known = ", ".join((*compiler.targets, ALL, LOCAL))
         raise EngineBuildError(f"{compiler.flavour} {compiler.version} has no target {target!r}: choose one of {known}")
     return target
+
+
+def refuse_bfloat16(bundle: Bundle, targets: Sequence[str]) -> None:
+    """Refuse to build bfloat16 for GPUs that have none.
+
+    Raises:
+        EngineBuildError: Turing is among the targets.
+    """
+    low = [module for module, dtype in bundle.manifest.description.dtypes.items() if dtype == "bfloat16"]
+    turing = [target for target in targets if target in ("sm75", ALL)]
+    if low and turing:
+        raise EngineBuildError(
+            f"SM 7.5 (RTX 20, T4) has no bfloat16, in which {low[0]} computes: export with --precision fp16 for it, "
+            f"or leave {turing[0]} out of --target"
+        )
 
 
 def _ensure_engine(order: _Order, folder: EngineFolder) -> EngineRecord:
@@ -147,5 +163,5 @@ def _compile(order: _Order, wanted: EngineRecord, onnx_path: Path, target: str, 
     spec = order.bundle.record(order.graph).spec
     stream.write(f"{order.compiler.flavour} {order.compiler.version}, {target}, {onnx_path.name}\n{wanted.profile.to_json()}\n")
     turing = order.compiler.flavour == "tensorrt-rtx" and target in ("sm75", ALL)
-    model = rewrite_products(onnx_path) if turing else onnx_path
+    model = rewrite_for_turing(onnx_path) if turing else onnx_path
     return order.compiler.compile(model, spec, wanted.profile, target=target, stream=stream)

@@ -19,7 +19,15 @@ MODULES: Final = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 """Import name of each flavour."""
 EXTRAS: Final = {"tensorrt-rtx": "rtx", "tensorrt": "tensorrt"}
 """The extra of this package that installs each flavour."""
-DTYPES: Final = {"UINT8": "uint8", "BOOL": "bool", "HALF": "float16", "INT32": "int32", "FLOAT": "float32", "INT64": "int64"}
+DTYPES: Final = {
+    "UINT8": "uint8",
+    "BOOL": "bool",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT32": "int32",
+    "FLOAT": "float32",
+    "INT64": "int64",
+}
 LEVELS: Final = {
     "INTERNAL_ERROR": logging.ERROR,
     "ERROR": logging.ERROR,

@@ -1,8 +1,9 @@
-"""FP32 matrix products in a form that TensorRT for RTX compiles for SM 7.5 (RTX 20, T4).
+"""FP32 graphs in a form that TensorRT for RTX compiles for SM 7.5 (RTX 20, T4).
 
 It has no FP32 GEMM for that family and refuses the whole graph, but it has FP32 convolutions, products and sums. So a product with a
 weight becomes a 1x1 convolution over single cells, and a product of two computed tensors becomes a multiplication and a sum, which the
-compiler fuses. Both compute the same sums in FP32; FP16 products stay as they are. Needs `onnx`, which the extra `export` installs.
+compiler fuses. Both compute the same sums in FP32; FP16 products stay as they are. That family has no bfloat16 either: memories, which FP32
+graphs round to it as upstream does, are rounded to float16 there and keep three bits more. Needs `onnx`, which the extra `export` installs.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from trt_track.errors import BackendError
 if TYPE_CHECKING:
     import onnx
 
+_FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16
+"""ONNX's numbers of element types."""
 
-def rewrite_products(path: Path) -> bytes:
-    """Return an ONNX file with its FP32 MatMul and Gemm nodes rewritten, serialised.
+
+def rewrite_for_turing(path: Path) -> bytes:
+    """Return an ONNX file with its FP32 MatMul and Gemm nodes and its rounding to bfloat16 rewritten, serialised.
 
     Raises:
         BackendError: `onnx` is not installed.
@@ -29,13 +33,38 @@ def rewrite_products(path: Path) -> bytes:
         import onnx
     except ImportError as error:
         raise BackendError(f"onnx is not installed ({error}), SM 7.5 needs it: pip install 'trt-track[export]'") from error
-    model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+    model = onnx.load(str(path))
+    _widen_weights(model.graph)
+    _round_to_float16(model.graph)
+    model = onnx.shape_inference.infer_shapes(model)
     rewriter = _Rewriter(model)
     nodes = [new for node in model.graph.node for new in rewriter.rewrite(node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(rewriter.constants)
     return bytes(model.SerializeToString())
+
+
+def _widen_weights(graph: onnx.GraphProto) -> None:
+    """Store weights in float32 that lie in half precision behind a cast."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in stored and node.attribute[0].i == _FLOAT]
+    for node in casts:
+        values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        graph.node.remove(node)
+
+
+def _round_to_float16(graph: onnx.GraphProto) -> None:
+    """Let casts to bfloat16 go to float16."""
+    for node in graph.node:
+        if node.op_type == "Cast" and node.attribute[0].i == _BFLOAT16:
+            node.attribute[0].i = _FLOAT16
+    for value in graph.value_info:
+        if value.type.tensor_type.elem_type == _BFLOAT16:
+            value.type.tensor_type.elem_type = _FLOAT16
 
 
 class _Rewriter:
@@ -69,7 +98,7 @@ class _Rewriter:
 
     def _is_fp32_product(self, node: onnx.NodeProto) -> bool:
         known = self._types.get(node.output[0])
-        return node.op_type in ("MatMul", "Gemm") and known is not None and known.elem_type == 1
+        return node.op_type in ("MatMul", "Gemm") and known is not None and known.elem_type == _FLOAT
 
     def _weight(self, node: onnx.NodeProto) -> np.ndarray | None:
         """Return the constant second factor as (columns, rows); None when there is none that a convolution can take."""

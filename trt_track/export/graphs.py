@@ -1,49 +1,64 @@
-"""The six graphs of a model as PyTorch modules, each in the form and the precision that it is exported in."""
+"""The six graphs of a model as PyTorch modules, each in the form and the precision that a recipe asks for."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any, Final
 
 import torch
 from torch import nn
 
+from trt_track.export.careful_layers import compute_in_float32
 from trt_track.export.image_encoder import ImageEncoder
 from trt_track.export.mask_decoder import MaskDecoder
 from trt_track.export.mask_prompt import MaskPrompt
 from trt_track.export.mask_upscale import MaskUpscale
 from trt_track.export.memory_attention import MemoryAttention
 from trt_track.export.memory_encoder import MemoryEncoder
+from trt_track.recipe import NETWORKS, Recipe
 
-LOW_PRECISION_GRAPHS = frozenset({"image_encoder", "memory_attention"})
-"""What computes in FP16 in an `fp16` bundle. FP16 in the mask decoder and the memory encoder too compounds through the memories until
-the mask is lost, and saves nothing: they are under 1 % of the work."""
-
-
-def graph_dtype(graph: str, precision: str) -> torch.dtype:
-    """Return what a graph computes in."""
-    return torch.float16 if precision == "fp16" and graph in LOW_PRECISION_GRAPHS else torch.float32
+_WITH_FUSED_FORM: Final = frozenset({"image_encoder", "memory_attention"})
 
 
-def is_fused(graph: str, precision: str) -> bool:
-    """Return whether a graph's attention is exported as `Attention` operators."""
-    return graph_dtype(graph, precision) == torch.float16
+def graph_dtype(graph: str, recipe: Recipe) -> torch.dtype:
+    """Return what a graph computes in, where it is not quantised."""
+    return torch_dtype(recipe.of(graph).dtype if graph in NETWORKS else "float32")
 
 
-def build_modules(predictor: nn.Module, precision: str) -> dict[str, nn.Module]:
+def torch_dtype(name: str) -> torch.dtype:
+    """Return PyTorch's dtype of a name."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def is_fused(graph: str, recipe: Recipe) -> bool:
+    """Return whether a graph's attention is exported as `Attention` operators: in half precision, as TensorRT has no other kernels."""
+    return graph in _WITH_FUSED_FORM and graph_dtype(graph, recipe) != torch.float32
+
+
+def build_modules(predictor: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
     """Return the modules of all graphs.
 
     Args:
         predictor: upstream's `SAM2VideoPredictor` in evaluation mode; it is left as it is.
-        precision: one of `specs.PRECISIONS`.
+        recipe: what each computes in.
+
+    Raises:
+        ModelError: an exception of the recipe names layers that the model does not have.
     """
     predictor = copy.deepcopy(predictor).requires_grad_(False)
-    low = torch.float16 if precision == "fp16" else torch.float32
+    dtype, exchange = {graph: graph_dtype(graph, recipe) for graph in NETWORKS}, torch_dtype(recipe.exchange)
+    fused: dict[str, Any] = {graph: is_fused(graph, recipe) for graph in NETWORKS}
     modules = {
-        "mask_decoder": MaskDecoder(copy.deepcopy(predictor)),
-        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), low),
+        "mask_decoder": MaskDecoder(copy.deepcopy(predictor), dtype["mask_decoder"]),
+        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), dtype["memory_encoder"], exchange),
         "mask_prompt": MaskPrompt(predictor),
         "mask_upscale": MaskUpscale(predictor),
-        "memory_attention": MemoryAttention(copy.deepcopy(predictor), fused=is_fused("memory_attention", precision), dtype=low),
-        "image_encoder": ImageEncoder(predictor, low),
+        "memory_attention": MemoryAttention(
+            copy.deepcopy(predictor), fused=fused["memory_attention"], dtype=dtype["memory_attention"], exchange=exchange
+        ),
+        "image_encoder": ImageEncoder(predictor, dtype["image_encoder"], fused=fused["image_encoder"]),
     }
+    for graph, module in modules.items():
+        compute_in_float32(module, graph, recipe)
     return {name: module.eval() for name, module in modules.items()}

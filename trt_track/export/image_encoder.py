@@ -21,17 +21,18 @@ class ImageEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, predictor: Any, dtype: torch.dtype) -> None:
+    def __init__(self, predictor: Any, dtype: torch.dtype, *, fused: bool) -> None:
         """Take the encoder out of an upstream predictor.
 
         Args:
             predictor: upstream's `SAM2VideoPredictor`.
-            dtype: what the trunk and the neck compute in; in float16 attention is one operator, for TensorRT.
+            dtype: what the trunk and the neck compute in.
+            fused: whether attention is one operator, for TensorRT.
         """
         super().__init__()
         encoder, decoder = predictor.image_encoder, predictor.sam_mask_decoder
         patch = encoder.trunk.patch_embed.proj.stride[0]
-        attention = FusedBlockAttention if dtype == torch.float16 else BlockAttentionByHead
+        attention = FusedBlockAttention if fused else BlockAttentionByHead
         self.trunk = Trunk(encoder.trunk, predictor.image_size // patch, attention)
         self.neck = Neck(encoder.neck, {0: decoder.conv_s0, 1: decoder.conv_s1}, self.trunk.outputs)
         self.no_mem_embed = nn.Parameter(predictor.no_mem_embed.detach().reshape(1, -1, 1, 1), requires_grad=False)

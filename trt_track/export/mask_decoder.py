@@ -1,4 +1,7 @@
-"""`mask_decoder`: clicks, box or previous mask and conditioned features become one mask, its quality, its pointer and its presence."""
+"""`mask_decoder`: clicks, box or previous mask and conditioned features become one mask, its quality, its pointer and its presence.
+
+Which of four masks it is comes out too: low precision shows first where that choice flips.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,13 @@ class MaskDecoder(nn.Module):
     prompts: PromptEncoder
     pointer_proj: Any
 
-    def __init__(self, predictor: Any) -> None:
-        """Take prompt encoder, mask decoder and pointer head out of an upstream predictor."""
+    def __init__(self, predictor: Any, dtype: torch.dtype = torch.float32) -> None:
+        """Take prompt encoder, mask decoder and pointer head out of an upstream predictor.
+
+        Args:
+            predictor: upstream's `SAM2VideoPredictor`.
+            dtype: what the networks compute in; clicks are placed and masks are chosen in float32.
+        """
         super().__init__()
         self.decoder = predictor.sam_mask_decoder
         self.prompts = PromptEncoder(predictor.sam_prompt_encoder)
@@ -63,6 +71,9 @@ class MaskDecoder(nn.Module):
         self.no_pointer = nn.Parameter(predictor.no_obj_ptr.detach().clone(), requires_grad=False)
         self.fixed_no_pointer = bool(predictor.fixed_no_obj_ptr)
         self.pointer_of_best = bool(self.decoder.use_multimask_token_for_obj_ptr)
+        for network in (self.decoder, self.prompts.mask_downscaling, self.pointer_proj):
+            network.to(dtype)
+        self.dtype = dtype
 
     def forward(  # noqa: PLR0913, PLR0917 - the graph's inputs
         self,
@@ -74,8 +85,10 @@ class MaskDecoder(nn.Module):
         mask_prompt: Tensor,
         has_mask: Tensor,
         multimask: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return mask_logits (B, 1, 4G, 4G), iou (B,), pointer (B, C) and object_score (B,), all float32.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return mask_logits (B, 1, 4G, 4G), iou (B,), pointer (B, C) and object_score (B,), all float32, and chosen (B,) int32.
+
+        `chosen` is the number of the mask among the four candidates: 0 the single one, 1 to 3 the best of three.
 
         Args:
             conditioned: (B, C, G, G), or (1, C, G, G) for all.
@@ -87,20 +100,21 @@ class MaskDecoder(nn.Module):
             has_mask: (B,) bool, whether `mask_prompt` counts.
             multimask: (B,) bool, whether the best of three masks is wanted.
         """
-        tokens = torch.cat([self._output_tokens(points.shape[0]), self.prompts.clicks(points, labels)], dim=1)
-        source = conditioned.float() + self.prompts.mask(mask_prompt, has_mask)
-        position = self.prompts.dense_position.transpose(1, 2).unflatten(2, (source.shape[2], source.shape[3]))
+        low = self.dtype
+        tokens = torch.cat([self._output_tokens(points.shape[0]), self.prompts.clicks(points, labels).to(low)], dim=1)
+        source = conditioned.to(low) + self.prompts.mask(mask_prompt.to(low), has_mask).to(low)
+        position = self.prompts.dense_position.to(low).transpose(1, 2).unflatten(2, (source.shape[2], source.shape[3]))
         hidden, source_blc = self.decoder.transformer(source, position, tokens)
         features = source_blc.transpose(1, 2).unflatten(2, (source.shape[2], source.shape[3]))
-        masks = self._masks(features, hidden[:, 2:6], high_res_0.float(), high_res_1.float())
-        ious = self.decoder.iou_prediction_head(hidden[:, 1])
-        score = self.decoder.pred_obj_score_head(hidden[:, 0])
+        masks = self._masks(features, hidden[:, 2:6], high_res_0.to(low), high_res_1.to(low)).float()
+        ious = self.decoder.iou_prediction_head(hidden[:, 1]).float()
+        score = self.decoder.pred_obj_score_head(hidden[:, 0]).float()
         chosen, pointer_token = self._choose(masks, ious, multimask)
         row = torch.arange(points.shape[0]) * 4
         mask = masks.flatten(0, 1).index_select(0, row + chosen)[:, None]
         logits = torch.where((score > 0)[:, :, None, None], mask, ABSENT_LOGIT)
         pointer = self._pointer(hidden[:, 2:6].flatten(0, 1).index_select(0, row + pointer_token), score)
-        return logits, ious.flatten().index_select(0, row + chosen), pointer, score[:, 0]
+        return logits, ious.flatten().index_select(0, row + chosen), pointer, score[:, 0], chosen.to(torch.int32)
 
     def _output_tokens(self, objects: int) -> Tensor:
         """Return the learned tokens (B, 6, C): presence, quality and four masks."""
@@ -141,7 +155,7 @@ class MaskDecoder(nn.Module):
 
     def _pointer(self, token: Tensor, score: Tensor) -> Tensor:
         """Return the object pointer (B, C): the learned "no object" one where the score (B, 1) is not positive."""
-        pointer = self.pointer_proj(token)
+        pointer = self.pointer_proj(token).float()
         present = (score > 0).float()
         if self.fixed_no_pointer:
             pointer = present * pointer

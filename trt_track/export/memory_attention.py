@@ -92,13 +92,14 @@ class MemoryAttention(nn.Module):
     frame_position: Tensor
     memory_position: Tensor
 
-    def __init__(self, predictor: Any, *, fused: bool, dtype: torch.dtype) -> None:
+    def __init__(self, predictor: Any, *, fused: bool, dtype: torch.dtype, exchange: torch.dtype) -> None:
         """Take the memory attention out of an upstream predictor.
 
         Args:
             predictor: upstream's `SAM2VideoPredictor`.
             fused: `Attention` operators for TensorRT, or products spelled out and reduced for the CPU.
             dtype: what the layers compute in.
+            exchange: dtype of embedding, memories and result.
         """
         super().__init__()
         attention = predictor.memory_attention
@@ -114,7 +115,7 @@ class MemoryAttention(nn.Module):
         self.shares_first = not fused or self.grid**2 >= _QUERIES_OF_ONE
         self.to(dtype)
         self.pointer_age.wavelengths = self.pointer_age.wavelengths.float()
-        self.dtype = dtype
+        self.dtype, self.exchange = dtype, exchange
 
     def _frame_position(self, predictor: Any) -> Tensor:
         """Return what upstream adds to the embedding at the input, (1, C, G, G)."""
@@ -151,19 +152,19 @@ class MemoryAttention(nn.Module):
             pointer_age: (B, P) int32, frames between the pointer's frame and this one.
             pointer_span: (1,) int32, what upstream divides these ages by.
         """
-        frames = functional.embedding(page, bank.flatten(1)).unflatten(2, (self.memory_channels, -1)).transpose(2, 3)
+        frames = functional.embedding(page, bank.flatten(1)).to(self.dtype).unflatten(2, (self.memory_channels, -1)).transpose(2, 3)
         pointers = self._pointer_tokens(functional.embedding(pointer, pointer_bank))
         codes = self.pointer_age(pointer_age, pointer_span).to(self.dtype)
         tokens_per_pointer = self.channels // self.memory_channels
         keys = (frames + self._memory_codes(age), pointers + codes.repeat_interleave(tokens_per_pointer, dim=1))
         values = torch.cat([frames.flatten(1, 2), pointers], dim=1)
-        x = (embed + self.frame_position).flatten(2).transpose(1, 2)
+        x = (embed.to(self.dtype) + self.frame_position).flatten(2).transpose(1, 2)
         if not self.shares_first:
             x = x.expand(values.shape[0], -1, -1)
         for layer in self.layers:
             x = layer(x, keys, values)
         conditioned: Tensor = self.norm(x).transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        return conditioned
+        return conditioned.to(self.exchange)
 
     def _memory_codes(self, age: Tensor) -> Tensor:
         """Return the position codes (B, N, G*G, M) of memories of these ages (B, N)."""

@@ -14,12 +14,13 @@ class MemoryEncoder(nn.Module):
 
     encoder: Any
 
-    def __init__(self, predictor: Any, dtype: torch.dtype) -> None:
+    def __init__(self, predictor: Any, dtype: torch.dtype, exchange: torch.dtype) -> None:
         """Take the memory encoder out of an upstream predictor.
 
         Args:
             predictor: upstream's `SAM2VideoPredictor`.
-            dtype: of the memory that leaves the graph. In float32 it is rounded to bfloat16 as upstream does
+            dtype: what the convolutions compute in.
+            exchange: of the memory that leaves the graph. In float32 it is rounded to bfloat16 as upstream does
                 (`_run_single_frame_inference` in sam2_video_predictor.py); float16 keeps three bits more.
         """
         super().__init__()
@@ -29,7 +30,8 @@ class MemoryEncoder(nn.Module):
         self.binarize_prompted = bool(predictor.binarize_mask_from_pts_for_mem_enc)
         absent = predictor.no_obj_embed_spatial
         self.absent = None if absent is None else nn.Parameter(absent.detach().view(1, -1, 1, 1), requires_grad=False)
-        self.dtype = dtype
+        self.encoder.to(dtype)
+        self.dtype, self.exchange = dtype, exchange
 
     def forward(self, embed: Tensor, mask_logits: Tensor, object_score: Tensor, from_prompt: Tensor) -> Tensor:
         """Return memory (B, M, G, G).
@@ -45,10 +47,10 @@ class MemoryEncoder(nn.Module):
         mask = torch.sigmoid(logits)
         if self.binarize_prompted:
             mask = torch.where(from_prompt[:, None, None, None], (logits > 0).float(), mask)
-        mask = self.encoder.mask_downsampler(mask * self.scale + self.bias)
-        fused = self.encoder.fuser(self.encoder.pix_feat_proj(embed.float()) + mask)
-        memory = self.encoder.out_proj(fused)
+        mask = self.encoder.mask_downsampler((mask * self.scale + self.bias).to(self.dtype))
+        fused = self.encoder.fuser(self.encoder.pix_feat_proj(embed.to(self.dtype)) + mask)
+        memory = self.encoder.out_proj(fused).float()
         if self.absent is not None:
             memory = memory + (object_score <= 0).float()[:, None, None, None] * self.absent
-        rounded: Tensor = memory.to(torch.bfloat16).float() if self.dtype == torch.float32 else memory.to(self.dtype)
+        rounded: Tensor = memory.to(torch.bfloat16).float() if self.exchange == torch.float32 else memory.to(self.exchange)
         return rounded

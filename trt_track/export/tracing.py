@@ -10,9 +10,11 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trt_track.errors import ExportError
 from trt_track.export.exact_halves import store_exact_halves
+from trt_track.export.layer_names import name_layers
 from trt_track.specs import GraphSpec, TensorSpec
 
 _LOG = logging.getLogger(__name__)
@@ -21,8 +23,9 @@ FUSED_OPSET = 23
 """The first opset with an `Attention` operator: TensorRT maps it to a fused kernel or refuses to build."""
 PLAIN_OPSET = 20
 """An opset without it: attention comes out as products and a softmax, which every backend runs in float32."""
-DETECTOR_OPSET = 18
-"""Its `GridSample` is the one of opset 16: TensorRT has miscompiled that of opset 20 in some versions."""
+DETECTOR_OPSET = 19
+"""The first with scales in half precision. Its `GridSample` is the one of opset 16: TensorRT has miscompiled that of opset 20 in some
+versions."""
 
 TRACE_SIZES: Mapping[str, int] = {"F": 2, "B": 3, "N": 4, "P": 5, "K": 6, "pages": 24, "pointers": 31, "H": 135, "W": 241, "T": 7}
 """Numbers for the named sizes while tracing: all different and none 1, so that no size is taken for another or for a constant."""
@@ -42,8 +45,9 @@ def sample_inputs(spec: GraphSpec, sizes: Mapping[str, int], seed: int) -> dict[
 
 def _sample(tensor: TensorSpec, sizes: Mapping[str, int], generator: torch.Generator) -> Tensor:
     shape, dtype = tensor.concrete(sizes), getattr(torch, tensor.dtype)
+    if tensor.name == "frames":
+        return sample_frames(shape, generator)
     ranges = {
-        "frames": (0, 256),
         "mask": (0, 2),
         "labels": (-1, 4),
         "page": (0, sizes.get("pages", 0)),
@@ -68,6 +72,22 @@ def _sample(tensor: TensorSpec, sizes: Mapping[str, int], generator: torch.Gener
     return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
 
+def sample_frames(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return random frames (F, H, W, 3) uint8 whose contrast is as large at every scale, as that of photographs is.
+
+    (D. J. Field, "Relations between the statistics of natural images and the response properties of cortical cells", 1987.) Plain noise
+    has edges everywhere, and what is calibrated with photographs would be judged by values that no photograph leads to.
+    """
+    count, height, width, channels = shape
+    levels = torch.zeros(count, channels, height, width)
+    side = 2
+    while side <= max(height, width):
+        grain = torch.randn((count, channels, min(side, height), min(side, width)), generator=generator)
+        levels += functional.interpolate(grain, size=(height, width), mode="bilinear", align_corners=False)
+        side *= 2
+    return (levels * 24 + 128).clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)
+
+
 def _coin(generator: torch.Generator) -> int:
     """Return 0 or 1, so that flags differ from row to row and from input to input."""
     return int(torch.randint(0, 2, (), generator=generator))
@@ -89,7 +109,7 @@ def trace(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int, compact
         spec: the contract.
         path: of the file to write; its folder must exist.
         opset: from `FUSED_OPSET` on, attention becomes `Attention` operators.
-        compact: whether weights that half precision holds exactly are stored so; TensorRT has no float32 products of such ones on SM 7.5.
+        compact: whether weights that half precision holds exactly are stored so.
 
     Raises:
         ExportError: the exporter failed, or the file does not fit the contract.
@@ -97,6 +117,7 @@ def trace(module: nn.Module, spec: GraphSpec, path: Path, *, opset: int, compact
     inputs = tuple(sample_inputs(spec, TRACE_SIZES, seed=0).values())
     try:
         program = _export(module.eval(), spec, inputs, opset)
+        name_layers(program.model)
         program.save(str(path), external_data=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]

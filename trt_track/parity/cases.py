@@ -50,6 +50,12 @@ def all_cases(frames: int, width: int, height: int) -> list[Case]:
     ]
 
 
+def default_prompts(width: int, height: int) -> list[Prompt]:
+    """Return a box for object 1 and a click for object 2 on the first frame, where the cases place theirs."""
+    at = _Placer(width, height)
+    return [at.box(0, 1, (0.25, 0.3, 0.7, 0.8)), at.clicks(0, 2, [(0.5, 0.5, 1)])]
+
+
 class _Placer:
     """Places prompts by fractions of the video's size."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 from unittest import mock
 
@@ -18,10 +18,9 @@ import numpy.typing as npt
 import torch
 
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
+from trt_track.parity.thresholds import DetectorLimits
 from trt_track.runtime.grounding_dino import GroundingDino
 
-TOLERANCES: Final = {"fp32": (1e-3, 2e-3, 1e-3), "fp16": (0.2, 0.5, 0.1)}
-"""Largest error of a chosen cell's fit, of a logit, and of a box in shares of the frame."""
 _BEST: Final = 20
 """Boxes whose words are compared."""
 
@@ -31,7 +30,6 @@ class DetectorDeviation:
     """The distance of one frame from transformers' result."""
 
     text: str
-    precision: str
     cells: float
     """By how much the chosen cells fit worse than the best ones, largest difference in order of fit."""
     logits: float
@@ -40,16 +38,17 @@ class DetectorDeviation:
     """Largest absolute error, in shares of the frame."""
     words: int
     """Of the best boxes, how many have other words."""
+    limits: DetectorLimits
 
     @property
     def passed(self) -> bool:
-        """Whether all of it is within its tolerance; words count in FP32 alone."""
-        within = all(got <= most for got, most in zip((self.cells, self.logits, self.boxes), TOLERANCES[self.precision], strict=True))
-        return within and (self.words == 0 or self.precision != "fp32")
+        """Whether all of it is within its limit."""
+        found = (self.cells, self.logits, self.boxes, self.words)
+        return all(got <= most for got, most in zip(found, astuple(self.limits), strict=True))
 
 
 def check_detector(
-    detector: GroundingDino, upstream: Any, frames_fhwc: npt.NDArray[np.uint8], *, precision: str = "fp32"
+    detector: GroundingDino, upstream: Any, frames_fhwc: npt.NDArray[np.uint8], *, limits: DetectorLimits
 ) -> list[DetectorDeviation]:
     """Compare frames of the model's size.
 
@@ -57,12 +56,12 @@ def check_detector(
         detector: with its prompt.
         upstream: transformers' `GroundingDinoForObjectDetection` with the same weights, float32, in evaluation mode.
         frames_fhwc: (F, h, w, 3) uint8 RGB.
-        precision: of the graphs, it picks the tolerances.
+        limits: of each frame.
     """
-    return [_check_frame(detector, upstream, frame, precision) for frame in frames_fhwc]
+    return [_check_frame(detector, upstream, frame, limits) for frame in frames_fhwc]
 
 
-def _check_frame(detector: GroundingDino, upstream: Any, frame_hwc: npt.NDArray[np.uint8], precision: str) -> DetectorDeviation:
+def _check_frame(detector: GroundingDino, upstream: Any, frame_hwc: npt.NDArray[np.uint8], limits: DetectorLimits) -> DetectorDeviation:
     logits, boxes, cell = (array[0] for array in detector.run(frame_hwc[None]))
     with _chosen(cell) as shortfalls:
         wanted_logits, wanted_boxes = run_upstream(upstream, frame_hwc, detector.prompt.token)
@@ -71,11 +70,11 @@ def _check_frame(detector: GroundingDino, upstream: Any, frame_hwc: npt.NDArray[
     words = [[detector.reader.words(detector.prompt, table[i] > level) for table in (logits, wanted_logits)] for i in best]
     return DetectorDeviation(
         text=detector.prompt.text,
-        precision=precision,
         cells=max(shortfalls),
         logits=float(np.abs(logits - wanted_logits).max()),
         boxes=float(np.abs(boxes - wanted_boxes).max()),
         words=sum(ours != theirs for ours, theirs in words),
+        limits=limits,
     )
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
+from trt_track.engines.numpy_dtypes import numpy_dtype
 from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
 from trt_track.engines.session import Session
 from trt_track.export.tracing import sample_inputs
 from trt_track.export.upstream_graphs import UpstreamGraphs
 from trt_track.parity.measures import Deviation, compare_outputs
+from trt_track.parity.thresholds import OutputLimits
 from trt_track.specs import GraphSpec, Limits
 
 _COMMON: Final = {"F": 1, "pages": 24, "pointers": 40, "H": 270, "W": 481}
@@ -35,7 +37,7 @@ def fitting_sizes(session: Session, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def check_graph(
-    session: Session, spec: GraphSpec, upstream: UpstreamGraphs, sizes: Mapping[str, int], *, precision: str
+    session: Session, spec: GraphSpec, upstream: UpstreamGraphs, sizes: Mapping[str, int], *, limits: OutputLimits
 ) -> list[Deviation]:
     """Run one graph in a session and in upstream and compare every output.
 
@@ -44,31 +46,36 @@ def check_graph(
         spec: the graph's contract.
         upstream: upstream's predictor with the same weights, in float32.
         sizes: a number for every named size.
-        precision: of the graph, it picks the tolerances.
+        limits: of its outputs.
     """
     inputs = sample_inputs(spec, sizes, seed=1)
     device = {}
     for tensor in spec.inputs:
         device[tensor.name] = session.empty(tuple(inputs[tensor.name].shape), tensor.dtype)
-        session.upload(device[tensor.name], inputs[tensor.name].numpy())
+        session.upload(device[tensor.name], _array(inputs[tensor.name], tensor.dtype))
     outputs = {tensor.name: session.empty(tensor.concrete(sizes), tensor.dtype) for tensor in spec.outputs}
     session.run(spec.name, device, outputs)
     found = {name: np.array(session.download(array)) for name, array in outputs.items()}
     wanted = {name: tensor.numpy() for name, tensor in upstream.run(spec, inputs).items()}
-    return compare_outputs(f"{spec.name} B{sizes['B']} N{sizes['N']}", found, wanted, precision=precision)
+    return compare_outputs(f"{spec.name} B{sizes['B']} N{sizes['N']}", found, wanted, limits=limits)
 
 
-def check_file(path: Path, spec: GraphSpec, upstream: UpstreamGraphs, *, precision: str) -> list[Deviation]:
+def _array(tensor: Tensor, dtype: str) -> np.ndarray:
+    """Return a tensor as an array; numpy's bfloat16, which PyTorch does not know, is reached through float32."""
+    return tensor.float().numpy().astype(numpy_dtype(dtype)) if dtype == "bfloat16" else tensor.numpy()
+
+
+def check_file(path: Path, spec: GraphSpec, upstream: UpstreamGraphs, *, limits: OutputLimits) -> list[Deviation]:
     """Check one ONNX file in ONNX Runtime on the CPU with `QUICK` sizes."""
     with OnnxRuntimeSession({spec.name: (spec, path)}) as session:
-        return check_graph(session, spec, upstream, QUICK, precision=precision)
+        return check_graph(session, spec, upstream, QUICK, limits=limits)
 
 
 def check_session(
     session: Session,
     predictor: nn.Module,
     *,
-    precision: str,
+    limits: Mapping[str, OutputLimits],
     sizes: Sequence[Mapping[str, int]] = (QUICK, STEADY),
     on_graph: Callable[[str], None] | None = None,
 ) -> list[Deviation]:
@@ -77,7 +84,7 @@ def check_session(
     Args:
         session: runs the graphs.
         predictor: upstream's predictor with the same weights, in float32.
-        precision: of the graphs.
+        limits: of each graph's outputs, by its name.
         sizes: which numbers stand for the named sizes.
         on_graph: called with the name of each graph before it is checked.
     """
@@ -87,5 +94,5 @@ def check_session(
         if on_graph:
             on_graph(spec.name)
         for numbers in (fitting_sizes(session, wanted) for wanted in sizes):
-            rows.extend(check_graph(session, spec, upstream, numbers, precision=precision))
+            rows.extend(check_graph(session, spec, upstream, numbers, limits=limits[spec.name]))
     return rows

@@ -1,10 +1,10 @@
-"""Measures of how far graphs and tracks are from upstream, with the tolerance of each output in one table."""
+"""Measures of how far graphs and tracks are from upstream; the limits are in `thresholds.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,20 +13,7 @@ from trt_track.errors import TensorMismatchError
 if TYPE_CHECKING:
     from trt_track.export.reference import Found
     from trt_track.parity.detector_check import DetectorDeviation
-
-TOLERANCES: Final[Mapping[str, Mapping[str, float]]] = {
-    "fp32": {"memory": 4e-3, "mask": 1e-3, "*": 2e-4},
-    "fp16": {"memory": 2e-2, "mask": 1e-2, "*": 2e-2},
-}
-"""Largest error of each output, as a fraction of the reference's range of values. A memory is rounded to bfloat16 (8 bits) in float32
-bundles, so an error in the last bit of float32 can show as one step of it; of a mask it is the share of pixels that differ."""
-
-TRACK_LOGITS: Final[Mapping[str, float]] = {"fp32": 1e-3, "fp16": 1e-1}
-"""Largest error of a frame's low-resolution logits, as a fraction of the reference's range of values on that frame."""
-TRACK_IOU: Final[Mapping[str, float]] = {"fp32": 0.999, "fp16": 0.95}
-"""Least IoU of a frame's mask with upstream's, at the video's size, before small holes are filled."""
-FILLED_IOU: Final = 0.95
-"""Least IoU after that: what a few holes at the limit of their size can make."""
+    from trt_track.parity.thresholds import OutputLimits, TrackLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +55,7 @@ class TrackDeviation:
     """Whether both are within their bounds."""
 
 
-def deviation(case: str, output: str, got: np.ndarray, want: np.ndarray, *, precision: str) -> Deviation:
+def deviation(case: str, output: str, got: np.ndarray, want: np.ndarray, *, limits: OutputLimits) -> Deviation:
     """Compare one output with its reference.
 
     Raises:
@@ -76,24 +63,23 @@ def deviation(case: str, output: str, got: np.ndarray, want: np.ndarray, *, prec
     """
     if got.shape != want.shape:
         raise TensorMismatchError(f"{case}, output {output!r}: expected {list(want.shape)} as upstream has it, got {list(got.shape)}")
-    table = TOLERANCES[precision]
     error = np.abs(got.astype(np.float64) - want.astype(np.float64))
     where = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(np.where(np.isnan(error), np.inf, error))), error.shape))
     spread = float(want.max()) - float(want.min()) if want.size > 1 else abs(float(want.max()))
-    relative = float(error.mean()) if output == "mask" else _fraction(float(error[where]), spread)
-    return Deviation(case, output, float(error[where]), relative, table.get(output, table["*"]), where)
+    relative = float(error.mean()) if output == "mask" else fraction(float(error[where]), spread)
+    return Deviation(case, output, float(error[where]), relative, limits.of(output), where)
 
 
-def _fraction(error: float, spread: float) -> float:
+def fraction(error: float, spread: float) -> float:
     """Return error / spread; a constant reference is measured against 1."""
     return error / spread if spread > 0 else error
 
 
 def compare_outputs(
-    case: str, outputs: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray], *, precision: str
+    case: str, outputs: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray], *, limits: OutputLimits
 ) -> list[Deviation]:
     """Compare all outputs of one graph; `case` names it in the table."""
-    return [deviation(case, name, outputs[name], references[name], precision=precision) for name in references]
+    return [deviation(case, name, outputs[name], references[name], limits=limits) for name in references]
 
 
 def compare_tracks(
@@ -101,7 +87,7 @@ def compare_tracks(
     tracked: Mapping[int, Mapping[int, Found]],
     upstream: Mapping[int, Mapping[int, Found]],
     *,
-    precision: str,
+    limits: TrackLimits,
 ) -> list[TrackDeviation]:
     """Compare tracks frame by frame and object by object.
 
@@ -109,7 +95,7 @@ def compare_tracks(
         case: names them in the table.
         tracked: frame -> object id -> what trt-track found.
         upstream: the same of upstream.
-        precision: of the bundle, it picks the bounds.
+        limits: of the bundle's recipe.
     """
     rows = []
     for frame in sorted(upstream.keys() | tracked.keys()):
@@ -119,11 +105,17 @@ def compare_tracks(
                 rows.append(TrackDeviation(case, frame, object_id, float("inf"), 0.0, 0.0, 0, passed=False))
                 continue
             want, got = theirs[object_id], ours[object_id]
-            logits = _fraction(float(np.abs(got.logits - want.logits).max()), float(want.logits.max() - want.logits.min()))
+            logits = logits_error(got.logits, want.logits)
             iou, filled = mask_iou(got.unfilled_hw, want.unfilled_hw), mask_iou(got.mask_hw, want.mask_hw)
-            passed = logits <= TRACK_LOGITS[precision] and iou >= TRACK_IOU[precision] and filled >= FILLED_IOU
+            same = limits.too_small(got.mask_hw.sum(), want.mask_hw.sum()) or (iou >= limits.least_iou and filled >= limits.filled_iou)
+            passed = bool(logits <= limits.logits and same)
             rows.append(TrackDeviation(case, frame, object_id, logits, iou, filled, int(want.mask_hw.sum()), passed=passed))
     return rows
+
+
+def logits_error(got: np.ndarray, want: np.ndarray) -> float:
+    """Return the largest error of a frame's logits as a fraction of the reference's range of values."""
+    return fraction(float(np.abs(got - want).max()), float(want.max() - want.min()))
 
 
 def mask_iou(first: np.ndarray, second: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from torch import nn
 from trt_track.export.reference import Found, Track, track_upstream, upscale
 from trt_track.parity.cases import Case
 from trt_track.parity.measures import TrackDeviation, compare_tracks
+from trt_track.parity.thresholds import TrackLimits
 from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker, Video
 
@@ -41,7 +42,7 @@ def track(tracker: Tracker, clip: HeldClip, case: Case) -> Track:
     return track
 
 
-def check_case(tracker: Tracker, predictor: nn.Module, clip: HeldClip, case: Case, *, precision: str) -> TrackCheck:
+def check_case(tracker: Tracker, predictor: nn.Module, clip: HeldClip, case: Case, *, limits: TrackLimits) -> TrackCheck:
     """Track one case with both and compare every frame."""
     clip = clip.first(case.frames)
     started = time.perf_counter()
@@ -51,7 +52,7 @@ def check_case(tracker: Tracker, predictor: nn.Module, clip: HeldClip, case: Cas
     video_wh = (clip.info.width, clip.info.height)
     theirs = track_upstream(predictor, frames, case.prompts, video_wh=video_wh, reverse=case.reverse)
     ended = time.perf_counter()
-    rows = compare_tracks(case.name, ours, theirs, precision=precision)
+    rows = compare_tracks(case.name, ours, theirs, limits=limits)
     return TrackCheck(case.name, rows, between - started, ended - between)
 
 
@@ -61,7 +62,7 @@ def check_cases(  # noqa: PLR0913 - two trackers and what they are given
     clip: HeldClip,
     cases: Sequence[Case],
     *,
-    precision: str,
+    limits: TrackLimits,
     on_case: Callable[[str], None] | None = None,
 ) -> list[TrackCheck]:
     """Check several cases; `on_case` is called with the name of each before it runs."""
@@ -69,5 +70,5 @@ def check_cases(  # noqa: PLR0913 - two trackers and what they are given
     for case in cases:
         if on_case:
             on_case(case.name)
-        checks.append(check_case(tracker, predictor, clip, case, precision=precision))
+        checks.append(check_case(tracker, predictor, clip, case, limits=limits))
     return checks

@@ -20,7 +20,7 @@ _WORDS: Final = ALIGNMENT // 4
 FLAGS: Final = ("has_mask", "multimask", "from_prompt")
 
 IMAGE: Final = ("embed", "embed_no_memory", "high_res_0", "high_res_1")
-DECODED: Final = ("mask_logits", "iou", "pointer", "object_score")
+DECODED: Final = ("mask_logits", "iou", "pointer", "object_score", "chosen")
 UPSCALED: Final = ("filled_logits", "prompt_logits", "mask")
 DRAWN: Final = ("mask", "mask_prompt", "mask_logits", "object_score")
 

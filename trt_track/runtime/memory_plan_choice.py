@@ -14,6 +14,7 @@ from trt_track.engines.library import EMBEDDED, OFFICIAL, LibraryBundle, library
 from trt_track.engines.manifest import read_manifest
 from trt_track.errors import ModelError
 from trt_track.models import PICO_BUNDLE
+from trt_track.recipe import Recipe
 from trt_track.runtime.bank import conditioning_limits
 from trt_track.runtime.engine_memory import (
     OBJECT_BATCHES,
@@ -142,7 +143,7 @@ def _batches(objects: int | None) -> list[int]:
 def _choice(name: str, size: int, batch: int, wish: Wish, sm: int) -> Choice:
     model, objects = _spec(name, size), wish.objects or batch
     limits = conditioning_limits(model, objects, None)
-    task = TrackingTask(graph_specs(model, PRECISION), model, limits, batch, wish.video_wh)
+    task = TrackingTask(graph_specs(model, Recipe.read(PRECISION).exchange), model, limits, batch, wish.video_wh)
     return Choice(name, size, objects, batch, plan_memory(task, _figures(name, size, batch, sm)))
 
 

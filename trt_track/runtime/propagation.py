@@ -205,6 +205,7 @@ class Propagation:
             ious=found.rows("ious", active, (), "float32"),
             presence=found.rows("presence", active, (), "float32"),
             logits=found.rows("logits", active, logits, "float32") if self.steps.keep_logits else None,
+            chosen=found.rows("chosen", active, (), "int32") if self.steps.keep_logits else None,
             video_rgb_hwc=frame.video_rgb_hwc,
         )
 

@@ -37,6 +37,9 @@ class FrameResult:
     """(B,) float32 logits, > 0 where the object is in the frame."""
     logits: npt.NDArray[np.float32] | None = None
     """(B, 1, S/4, S/4) float32 of the decoder, > 0 inside the object, before small holes are filled; None if not kept."""
+    chosen: npt.NDArray[np.int32] | None = None
+    """(B,) int32, which of the decoder's four candidates each mask is: 0 the single one, 1 to 3 the best of three; None if logits are not
+    kept. A drawn mask is none of them: there it tells what the decoder would have chosen."""
     video_rgb_hwc: npt.NDArray[np.uint8] | None = None
     """(H, W, 3) uint8 RGB, the frame itself; None if not kept."""
     labels: tuple[str, ...] = ()
@@ -51,6 +54,8 @@ class FrameResult:
         self._expect("presence", self.presence, (count,), ("float32",))
         if self.logits is not None:
             self._expect("logits", self.logits, (count, 1, None, None), ("float32",))
+        if self.chosen is not None:
+            self._expect("chosen", self.chosen, (count,), ("int32",))
         if self.labels and len(self.labels) != count:
             raise TensorMismatchError(f"frame {self.frame_index}: {len(self.labels)} labels for {count} objects")
         if self.video_rgb_hwc is not None:

@@ -47,6 +47,8 @@ class Outcomes:
     """(B,) float32, a logit, > 0 where the object is in the frame."""
     logits: np.ndarray | None
     """(B, 1, S/4, S/4) float32, the decoder's, > 0 inside the object; small holes are filled in the mask only. None if not kept."""
+    chosen: np.ndarray | None
+    """(B,) int32, which of the decoder's four candidates each mask is. None if logits are not kept."""
 
 
 class Asked:
@@ -57,7 +59,7 @@ class Asked:
 
         Args:
             object_ids: of the rows.
-            fetched: masks as uint8, predicted IoU, presence, and logits if they are kept.
+            fetched: masks as uint8, predicted IoU, presence, and if they are kept logits and which candidates they are.
         """
         self.object_ids = tuple(object_ids)
         self._fetched = fetched
@@ -68,8 +70,9 @@ class Asked:
         Raises:
             EngineRunError: something failed on the way.
         """
-        masks, ious, presence, *logits = self._fetched.arrays()
-        return Outcomes(masks.view(np.bool_), ious, presence, logits[0] if logits else None)
+        masks, ious, presence, *kept = self._fetched.arrays()
+        logits, chosen = kept or (None, None)
+        return Outcomes(masks.view(np.bool_), ious, presence, logits, chosen)
 
 
 class FrameSlot:
@@ -102,7 +105,7 @@ class Steps:
             model: sizes.
             limits: capacity of the bank and of a batch; a batch gets smaller where the GPU's memory is short.
             video_wh: size of the masks that come out.
-            keep_logits: whether outcomes carry the logits.
+            keep_logits: whether outcomes carry the logits, and which candidates the masks are.
         """
         self.session, self.model, self.keep_logits = session, model, keep_logits
         self.batch = fitting_batch(session, TrackingTask(session.specs, model, limits, min(session.max_batch, limits.objects), video_wh))
@@ -296,9 +299,10 @@ class Steps:
         session, objects = self.session, len(object_ids)
         session.record(slot.tracked)
         found = [slot.upscaled["mask"], slot.decoded["iou"], slot.decoded["object_score"]]
+        kept = [slot.decoded["mask_logits"], slot.decoded["chosen"]] if self.keep_logits else []
         with session.on(Lane.RESULTS):
             session.after(slot.tracked)
-            fetched = session.fetch([array[:objects] for array in (*found, *([slot.decoded["mask_logits"]] if self.keep_logits else []))])
+            fetched = session.fetch([array[:objects] for array in (*found, *kept)])
             session.record(slot.fetched)
         return Asked(object_ids, fetched)
 

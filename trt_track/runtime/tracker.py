@@ -254,7 +254,7 @@ class Video:
             reverse: towards the start of the clip.
             max_frames: results to yield at most.
             keep_video: whether results carry the frame itself, for drawing.
-            keep_logits: whether results carry the low-resolution mask logits.
+            keep_logits: whether results carry the low-resolution mask logits, and which of the decoder's candidates each mask is.
             throughput: yield each result when the next frame has been asked for, so that a GPU is never idle; the frame that was yielded
                 can then be corrected no more. By default it is yielded as soon as it is there.
             settled: with `throughput`, frames that are yielded as soon as they are there all the same, because they may be corrected.

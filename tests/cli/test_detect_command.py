@@ -8,6 +8,8 @@ import pytest
 from command_line import run_process
 from onnx import TensorProto, helper, numpy_helper
 
+from trt_track.models import PICO_BUNDLE
+
 BOXES = ([220, 150, 100, 60, 0.9, 0.0], [60, 170, 60, 60, 0.0, 0.8])
 """Centre and size in the 320 px of the model, scores of a person and of a bag."""
 
@@ -162,3 +164,39 @@ class TestRun:
         cli("detect", bikes, "--detector", yolo, "--out", file)
         file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:keep]))
         assert "is not complete, detection was interrupted" in cli("run", bikes, "--detections", file, "--out", tmp_path / "out").error
+
+
+class TestLookBack:
+    @pytest.fixture(scope="class")
+    def late(self, tmp_path_factory):
+        """Ten frames of the drawn scene, and detections of its square that begin on frame 5 alone."""
+        from trt_track.cli.demo_clips import draw_clip
+        from trt_track.runtime.results import mask_boxes
+
+        folder = tmp_path_factory.mktemp("late")
+        clip = draw_clip(folder / "scene.mp4", 10, lambda done, total: None)
+        box = mask_boxes((clip.truth[5] == 1)[None])[0].tolist()
+        height, width = clip.truth[0].shape
+        found = [{"box": box, "score": 0.9, "label": "square", "words": "square"}]
+        lines = [
+            {"header": {"format": 1, "clip": {"name": "scene.mp4", "width": width, "height": height}, "detector": {"text": "square."}}},
+            {"frame": 0, "detections": []},
+            {"frame": 5, "detections": found},
+            {"finished": True, "frames": 2},
+        ]
+        file = folder / "found.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return clip.path, file
+
+    @pytest.mark.parametrize(("options", "first"), [((), 5), (("--look-back", 3), 2), (("--look-back", 9), 0)])
+    def test_an_object_is_there_before_it_was_found(self, cli, late, tmp_path, options, first):
+        """Also on a frame that was looked at in vain: the detector may have missed it."""
+        clip, file = late
+        done = cli("run", clip, "--detections", file, "--bundle", PICO_BUNDLE, "--save", "jsonl", "--out", tmp_path / "run", *options)
+        assert done.code == 0, done.err
+        seen = [line["frame"] for line in lines_of(tmp_path / "run" / "tracks.jsonl") if line["objects"]]
+        assert seen == list(range(first, 10)), seen
+
+    def test_it_is_for_detected_objects(self, cli, bikes):
+        error = cli("run", bikes, "--box", "1:10,10,50,50", "--look-back", 5).error
+        assert error.startswith("these options are for detected objects: say what to find with --text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from trackeval.metrics import Identity
 
 from trt_track.engines.host_arrays import HostFetched
-from trt_track.errors import PromptError
+from trt_track.errors import PromptError, VideoError
 from trt_track.runtime.appearance import box_iou
 from trt_track.runtime.detected_tracks import DetectedTracks
 from trt_track.runtime.detection_stage import detection_frames
@@ -211,12 +211,18 @@ class Oracle:
 class OracleTracker(Tracker):
     def __init__(self, oracle: Oracle, **limits: int | None) -> None:
         super().__init__(FakeSession(), MODEL, **limits)
-        self.oracle = oracle
+        self.oracle, self.lent = oracle, 0
 
     @contextmanager
     def steps(self, video_wh, *, keep_logits):
+        """Lend the oracle, and to a pass within a pass one that starts with nothing."""
         assert video_wh == SIZE_WH
-        yield self.oracle
+        inner = replace(self.oracle, truth={}, pages={}, computed={}, corrected=[])
+        self.lent += 1
+        try:
+            yield self.oracle if self.lent == 1 else inner
+        finally:
+            self.lent -= 1
 
 
 @dataclass
@@ -484,6 +490,101 @@ def test_results_that_are_late_are_the_same(comings_and_goings, crossing, most):
                 len(tracks) for tracks in at_once.oracle.computed.values()
             )
     assert lost  # a track that is lost is computed for one frame more, or nothing would have been late
+
+
+# Looking back
+
+
+def first_frames(run: Run, clip: Clip) -> tuple[list[int], list[int]]:
+    """Return where each object is in the picture for the first time, and where an id covers it for the first time."""
+    there, ours = [], []
+    for i in range(len(clip.masks[0])):
+        there.append(next(frame for frame in clip.frames if clip.masks[frame][i].any()))
+        covered = (
+            one.result.frame_index
+            for one in run.frames
+            if (_ious(clip.masks[one.result.frame_index][i][None], one.result.masks) >= 0.5).any()
+        )
+        ours.append(next(covered))
+    return there, ours
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+@pytest.mark.parametrize("keep_video", [False, True])
+def test_what_enters_between_two_detections_is_followed_back_to_where_it_entered(comings_and_goings, throughput, keep_video):
+    clip = comings_and_goings
+    found = ErringDetector(clip, misses=0).every(20)
+    plain = track(clip, found)
+    there, late = first_frames(plain, clip)
+    assert max(late[i] - there[i] for i in range(5)) > 5
+    run = track(clip, found, rules=IdentityRules(look_back=20), throughput=throughput, keep_video=keep_video)
+    assert first_frames(run, clip) == (there, there)
+    assert [one.result.frame_index for one in run.frames] == list(clip.frames)
+    assert all((one.result.video_rgb_hwc is not None) == keep_video for one in run.frames)
+    assert all(one.labels.keys() == set(one.result.object_ids) for one in run.frames)
+    before, after = identity_scores(clip, plain), identity_scores(clip, run)
+    assert after["IDR"] > before["IDR"] + 0.02
+    assert after["IDP"] >= before["IDP"]
+
+
+def test_what_comes_back_is_followed_back_under_its_old_id_and_to_where_it_came_back_only(comings_and_goings):
+    run = track(comings_and_goings, ErringDetector(comings_and_goings, misses=0).every(10), rules=IdentityRules(max_lost=10, look_back=60))
+    (object_id,) = set(ids_of(run, comings_and_goings, 3))
+    for one in run.frames:
+        seen = dict(zip(one.result.object_ids, one.result.masks, strict=True)).get(object_id)
+        assert (seen is not None and seen.any()) == comings_and_goings.masks[one.result.frame_index][3].any(), one.result.frame_index
+
+
+@pytest.mark.parametrize("look_back", [1, 3, 7])
+def test_nobody_looks_back_further_than_asked(small, look_back):
+    found = [FrameDetections(10, ErringDetector(small, misses=0, doubles=0).find(10).found)]
+    run = track(small, found, rules=IdentityRules(look_back=look_back))
+    assert [bool(one.result.object_ids) for one in run.frames] == [frame >= 10 - look_back for frame in small.frames]
+
+
+def test_no_more_frames_are_held_than_are_looked_back_at_and_none_where_nothing_is_found_later(small):
+    read = []
+
+    class Counted(HeldClip):
+        def frames(self, **asked):
+            for frame in super().frames(**asked):
+                read.append(frame.index)
+                yield frame
+
+    for look_back, last in ((6, 20), (6, 0), (0, 20)):
+        clip = HeldClip.of_pictures(small.pictures, size=MODEL.image_size)
+        video = Video(OracleTracker(Oracle(small), max_objects=8), Counted(clip.info, clip.held))
+        found = [ErringDetector(small, misses=0).find(frame) for frame in range(0, last + 1, 5)]
+        lags = [read[-1] - one.result.frame_index for one in DetectedTracks(video, found, IdentityRules(look_back=look_back)).propagate()]
+        assert max(lags) == (look_back if last else 0)
+
+
+@pytest.mark.parametrize(("textures", "known"), [((3, 3), True), ((3, 7), False), ((3, 7), True)])
+def test_a_track_that_leaves_its_object_on_the_way_back_ends_there(textures, known):
+    """It jumps onto another object: one that is in the books and looks the same, or one that is not and has other colours, or both."""
+    clip = Clip.of(scene(*(thing(seed, line((x, 50), (0.0, 0.0))) for seed, x in zip(textures, (30, 90), strict=True)), frames=24))
+    boxes = clip.boxes(0)
+    first = [FrameDetections(0, (Detection(boxes[1], 0.9, "dog"),))] if known else []
+    found = [*first, FrameDetections(15, (Detection(boxes[0], 0.9, "cat"),))]
+    run = track(clip, found, rules=IdentityRules(look_back=20), oracle=Oracle(clip, jumps={11: (0, 1)}))
+    cats = [[i for i in one.result.object_ids if one.labels[i] == "cat"] for one in run.frames]
+    assert [bool(ids) for ids in cats] == [frame > 11 for frame in clip.frames]
+
+
+def test_what_is_held_is_not_lost_when_the_clip_cannot_be_read_on(small):
+    class Broken(HeldClip):
+        def frames(self, **asked):
+            for frame in super().frames(**asked):
+                if frame.index == 13:
+                    raise VideoError("the disk is gone")
+                yield frame
+
+    clip = HeldClip.of_pictures(small.pictures, size=MODEL.image_size)
+    video = Video(OracleTracker(Oracle(small), max_objects=8), Broken(clip.info, clip.held))
+    results = DetectedTracks(video, ErringDetector(small).every(10), IdentityRules(look_back=20)).propagate()
+    assert [next(results).result.frame_index for _ in range(13)] == list(range(13))
+    with pytest.raises(VideoError, match="the disk is gone"):
+        next(results)
 
 
 # Memory

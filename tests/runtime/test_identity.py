@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -162,6 +164,7 @@ class TestRules:
             {"fit": -1},
             {"same_mask": float("nan")},
             {"refresh": -0.1},
+            {"look_back": -1},
             {"refresh": 2},
         ],
     )
@@ -243,6 +246,68 @@ class TestPlan:
             book = open_book(LEFT, RIGHT)
             plan = book.plan(result(10, {1: MIDDLE, 2: MIDDLE}, painted=[(MIDDLE, colour)]), [])
             assert plan.stop == (stray,)
+
+    @pytest.mark.parametrize(("label", "stray"), [("dog", 1), ("cat", 2), ("bird", 2)])
+    def test_of_two_tracks_on_one_object_the_one_that_no_box_names_is_stopped(self, label, stray):
+        book = IdentityBook(IdentityRules(), max_objects=8)
+        book.plan(result(), [box(*LEFT, label="cat"), box(*RIGHT, label="dog", score=0.8)])
+        book.settle(result(0, {1: LEFT, 2: RIGHT}, painted=[(LEFT, RED), (RIGHT, RED)]))
+        now = result(10, {1: LEFT, 2: LEFT}, painted=[(LEFT, RED)])  # by its colours and its place it is the first one
+        assert book.plan(now, [box(*LEFT, label=label)]).stop == (stray,)
+
+    def test_a_track_that_no_box_confirms_and_that_shows_other_colours_went_astray(self):
+        for painted, found, started, astray in (
+            ([(MIDDLE, BLUE)], [], 0, True),
+            ([(MIDDLE, RED)], [], 0, False),
+            ([(MIDDLE, BLUE)], [box(*MIDDLE)], 0, False),  # the box knows better than the colours
+            ([(MIDDLE, BLUE)], [box(*MIDDLE, label="dog")], 1, True),
+        ):
+            book = open_book(LEFT, RIGHT)
+            now = replace(
+                result(10, {1: MIDDLE, 2: RIGHT}, painted=[*painted, (RIGHT, GREEN)]), logits=np.full((2, 1, 2, 2), 3, np.float32)
+            )
+            plan = book.plan(now, found)
+            assert (plan.stop, len(plan.start)) == ((), started)
+            assert (book.public(now).masks is now.masks) == (not astray)
+            assert book.public(now).masks.any(axis=(1, 2)).tolist() == [not astray, True]
+            assert (book.public(now).presence > 0).tolist() == [not astray, True]
+            assert (book.public(now).logits > 0).all(axis=(1, 2, 3)).tolist() == [not astray, True]
+
+    def test_a_track_that_went_astray_counts_as_unseen_until_it_shows_its_object_again(self):
+        elsewhere, back = ({"painted": [(where, colour)]} for where, colour in ((MIDDLE, BLUE), (MIDDLE, RED)))
+        book = open_book(LEFT, max_lost=15)
+        for frame, shown, seen in ((10, elsewhere, False), (12, None, False), (14, back, True), (20, elsewhere, False)):
+            now = result(frame, {1: MIDDLE}, **(shown or {}))
+            if shown:
+                book.plan(now, [])
+                book.settle(now)
+            assert book.observe(now) == ()
+            assert book.public(now).masks.any() == seen
+        assert book.observe(result(29, {1: MIDDLE})) == (1,)
+
+    def test_what_a_track_took_over_gets_its_old_id_when_its_label_is_found_there(self):
+        book = IdentityBook(IdentityRules(), max_objects=8)
+        book.plan(result(), [box(*LEFT, label="cat"), box(*RIGHT, label="dog", score=0.8)])
+        book.settle(result(0, {1: LEFT, 2: RIGHT}, painted=COLOURS))
+        jumped = {1: MIDDLE, 2: NOWHERE}
+        book.plan(result(10, jumped, painted=[(MIDDLE, GREEN)]), [box(*MIDDLE, label="dog")])
+        now = result(10, {**jumped, 3: MIDDLE}, painted=[(MIDDLE, GREEN)])
+        assert book.settle(now) == (2,)
+        assert {i: mask.any() for i, mask in zip(book.public(now).object_ids, book.public(now).masks, strict=True)} == {1: False, 2: True}
+        assert list(book.begun) == [2]
+
+    @pytest.mark.parametrize(("left", "colour", "expected"), [(48, RED, 1), (58, RED, 2), (48, BLUE, 2)])
+    def test_an_object_that_its_mask_is_leaving_is_found_anew_under_its_id(self, left, colour, expected):
+        """The mask still covers enough of the box, and what is in the box has the object's colours; else it is another object."""
+        book = IdentityBook(IdentityRules(), max_objects=8)
+        book.plan(result(), [box(*MIDDLE)])
+        book.settle(result(0, {1: MIDDLE}, painted=[(MIDDLE, RED)]))
+        leaving, painted = (left, 10, 90, 50), [((40, 10, 90, 50), RED), ((40, 10, 48, 50), colour), (MIDDLE, colour)]
+        plan = book.plan(result(10, {1: leaving}, painted=painted), [box(*MIDDLE)])
+        assert [start.track for start in plan.start] == [2]
+        now = result(10, {1: leaving, 2: MIDDLE}, painted=painted)
+        assert book.settle(now) == ((1,) if expected == 1 else ())
+        assert dict(zip(now.object_ids, (None, *book.public(now).object_ids)[-2:], strict=True))[2] == expected
 
     def test_a_track_that_spread_over_a_second_object_is_started_anew_with_both_boxes(self):
         one, other = (10, 10, 40, 40), (42, 10, 70, 40)
@@ -417,8 +482,10 @@ class TestObserve:
         public = book.public(seen)
         assert public.object_ids == (2, 1)
         assert public.masks is seen.masks
-        part = book.public(result(3, {7: LEFT, 2: RIGHT}))
+        whole = replace(result(3, {7: LEFT, 2: RIGHT}), logits=np.zeros((2, 1, 4, 4), np.float32), chosen=np.array([3, 1], np.int32))
+        part = book.public(whole)
         assert part.object_ids == (2,)
+        assert (part.logits.shape[0], part.chosen.tolist()) == (1, [1])
         np.testing.assert_array_equal(part.masks, [shape(RIGHT)])
 
 

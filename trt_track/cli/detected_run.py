@@ -36,6 +36,7 @@ class DetectedRun:
     every: int | None = None
     at_cuts: bool = False
     max_lost: int | None = None
+    look_back: int | None = None
 
     @property
     def asked(self) -> bool:
@@ -52,7 +53,7 @@ class DetectedRun:
             raise PromptError("detected objects are tracked from frame 0 on: leave out --box, --point, --mask, --prompts, --reverse")
         if self.options.asked and self.detections is not None:
             raise PromptError("give either --detections FILE or what to detect, not both")
-        if not self.asked and (self.every or self.at_cuts or self.max_lost or self.options.arguments()):
+        if not self.asked and (self.every or self.at_cuts or self.max_lost or self.look_back or self.options.arguments()):
             raise PromptError('these options are for detected objects: say what to find with --text "person. dog." or --detector FOLDER')
 
     def first_stage(self, source: Path, run_folder: Path, more: Mapping[str, object]) -> DetectionFile:
@@ -86,7 +87,8 @@ class DetectedRun:
         from trt_track.runtime.detected_tracks import DetectedTracks
         from trt_track.runtime.identity import IdentityRules
 
-        rules = IdentityRules() if self.max_lost is None else IdentityRules(max_lost=self.max_lost)
+        given = {"max_lost": self.max_lost, "look_back": self.look_back}
+        rules = IdentityRules(**{name: value for name, value in given.items() if value is not None})
         video, facts = tracking.video, tracking.record.facts
         clip = found.header.get("clip", {})
         if (clip.get("width"), clip.get("height")) != (video.info.width, video.info.height):

@@ -23,7 +23,7 @@ Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A video file or 
 BundleFolder = Annotated[Path | None, typer.Option("--bundle", help="A bundle's folder, as `trt-track export` makes it.")]
 Model = Annotated[str | None, typer.Option(help="A model of the library, by name, or pico; default: the best that is there.")]
 Size = Annotated[int | None, typer.Option(help="Which size of --model, where the library has several.")]
-Precision = Annotated[str | None, typer.Option(help="Which precision of --model: fp32 or fp16.")]
+Precision = Annotated[str | None, typer.Option(help="Which precision of --model: fp32, fp16, bf16, int8, or the name of a recipe.")]
 Box = Annotated[
     list[str] | None,
     typer.Option(metavar="[FRAME@]ID:X0,Y0,X1,Y1", help="Prompt an object with a box, in pixels of the video; repeatable."),
@@ -36,6 +36,14 @@ PromptFile = Annotated[Path | None, typer.Option("--prompts", help="Prompts, and
 Detections = Annotated[Path | None, typer.Option(help="Track what `trt-track detect` found, from its file.")]
 MaxLost = Annotated[
     int | None, typer.Option(min=1, help="Frames in a row that a detected object is looked for when it is not seen; default: 30.")
+]
+LookBack = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Frames before the one on which an object is found through which it is followed back, as it may have come since the detector "
+        "last looked. Results come so much later. Default: 0.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/ and the clip's name.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a finished run.")]
@@ -84,6 +92,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     text_threshold: detection.TextThreshold = None,
     detections: Detections = None,
     max_lost: MaxLost = None,
+    look_back: LookBack = None,
     out: Out = None,
     overwrite: Overwrite = False,
     save: Save = "video,jsonl,png",
@@ -110,7 +119,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     asked_model = ModelOptions(bundle, model, size, precision)
     asked_model.check()
     finding = DetectedRun(
-        DetectorOptions(text, detector, classes, box_threshold, text_threshold), detections, detect_every, scene_cuts, max_lost
+        DetectorOptions(text, detector, classes, box_threshold, text_threshold), detections, detect_every, scene_cuts, max_lost, look_back
     )
     finding.check((box, point, mask, prompts), reverse=reverse)
     kinds = {kind.strip() for kind in save.split(",") if kind.strip()}

@@ -192,13 +192,17 @@ class Appearance:
         self._velocity_xy = (now.centre_xy - self._last.centre_xy) / max(now.frame - self._last.frame, 1)
         self._last = now
 
+    def resemblance(self, look: Histogram) -> float:
+        """Return how much colours are the object's, 0 to 1."""
+        return similarity(self.look, look)
+
     def likeness(self, now: Sighting) -> float:
         """Return how much a sighting looks like the object, 0 to 1, plus at most 0.2 for being where it would be now."""
         frames = now.frame - self._last.frame
         away = float(np.linalg.norm(now.centre_xy - self._last.centre_xy - self._velocity_xy * frames))
         x0, y0, x1, y1 = self._last.box_xyxy_px
         reach = math.sqrt((x1 - x0) * (y1 - y0)) * (1 + _REACH * frames)
-        return similarity(self.look, now.look) + _NEARNESS * math.exp(-away / reach)
+        return self.resemblance(now.look) + _NEARNESS * math.exp(-away / reach)
 
 
 def _common(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

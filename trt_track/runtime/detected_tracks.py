@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trt_track.errors import PromptError
+from trt_track.errors import PromptError, TrtTrackError
+from trt_track.runtime.appearance import Histogram
 from trt_track.runtime.detections import Detection, FrameDetections
 from trt_track.runtime.frames import ImageU8
 from trt_track.runtime.identity import IdentityBook, IdentityRules, KnownObject, Plan
+from trt_track.runtime.look_back import LookBack
 from trt_track.runtime.prompts import Prompt
 from trt_track.runtime.results import FrameResult
 from trt_track.runtime.tracker import Video
@@ -88,29 +90,51 @@ class DetectedTracks:
         _check_unprompted(self.video)
         count = self.video.info.frame_count
         stop = count if max_frames is None else min(max_frames, count)
+        options = {"keep_logits": keep_logits, "throughput": throughput}
+        with closing(self._passed(stop, options)) as results:
+            for result in self._looked_back(results, stop):
+                labels = {object_id: self.book.objects[object_id].label for object_id in result.object_ids}
+                yield TrackedFrame(result if keep_video else replace(result, video_rgb_hwc=None), labels)
+
+    def _looked_back(self, results: Iterator[FrameResult], stop: int) -> Iterator[FrameResult]:
+        """Yield results, with their pictures, once objects that are found later were looked for in them."""
+        looked_at = [frame for frame, found in self._found.items() if found and frame < stop]
+        held = LookBack(self.video.tracker, self.video.info, most=self.book.rules.look_back, looked_at=looked_at)
+        try:
+            for result in results:
+                held.add(result)
+                held.follow(self.book.begun if result.frame_index in self._found else {}, self._resembles)
+                yield from held.ready()
+        except TrtTrackError:
+            yield from held.rest()  # what was tracked is not lost
+            raise
+        yield from held.rest()
+
+    def _resembles(self, object_id: int, look: Histogram) -> bool:
+        return self.book.objects[object_id].appearance.resemblance(look) >= self.book.rules.same_look
+
+    def _passed(self, stop: int, options: Mapping[str, bool]) -> Generator[FrameResult, None, None]:
+        """Yield the frames before `stop` with their pictures and their objects' ids, as one pass finds them."""
         first = min((frame for frame, found in self._found.items() if found and frame < stop), default=stop)
-        reached = yield from self._without_objects(first, keep_video=keep_video)
+        reached = yield from self._without_objects(first)
         if reached < first or first == stop:
             return
         self._carry_out(self.book.plan(self._empty(first), self._found[first]), first)
         # The books need pictures; the video lets them go frame by frame, so that it costs their conversion alone.
-        options = {"keep_video": True, "keep_logits": keep_logits, "throughput": throughput}
-        results = self.video.propagate(max_frames=stop - first, settled=self._found.keys(), **options)
+        results = self.video.propagate(max_frames=stop - first, settled=self._found.keys(), keep_video=True, **options)
         with closing(results):
             for result in results:
-                named = self._named(result, results, planned=result.frame_index == first)
-                labels = {object_id: self.book.objects[object_id].label for object_id in named.object_ids}
-                yield TrackedFrame(named if keep_video else replace(named, video_rgb_hwc=None), labels)
+                yield self._named(result, results, planned=result.frame_index == first)
 
-    def _without_objects(self, stop: int, *, keep_video: bool) -> Generator[TrackedFrame, None, int]:
+    def _without_objects(self, stop: int) -> Generator[FrameResult, None, int]:
         """Yield the frames before the first object; return the frame that was reached."""
         reached = 0
         if stop == 0:
             return reached
-        frames = self.video.source.frames(size=self.video.tracker.model.image_size, stop=stop, keep_video=keep_video)
+        frames = self.video.source.frames(size=self.video.tracker.model.image_size, stop=stop, keep_video=True)
         with closing(frames):
             for frame in frames:
-                yield TrackedFrame(self._empty(frame.index, frame.time_s, frame.video_rgb_hwc if keep_video else None), {})
+                yield self._empty(frame.index, frame.time_s, frame.video_rgb_hwc)
                 reached = frame.index + 1
         return reached
 

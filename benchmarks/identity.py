@@ -39,7 +39,7 @@ from trt_track.runtime.detected_tracks import DetectedTracks
 from trt_track.runtime.detections import FrameDetections
 from trt_track.runtime.grounding_dino import GroundingDino, TextQuery
 from trt_track.runtime.held_clip import HeldClip
-from trt_track.runtime.identity import IdentityRules
+from trt_track.runtime.identity_rules import IdentityRules
 from trt_track.runtime.tracker import Tracker, Video
 from trt_track.scenes import Material, SceneStyle, random_texture
 from trt_track.scenes.named import named_scene, shown_shares

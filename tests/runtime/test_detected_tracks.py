@@ -19,7 +19,7 @@ from trt_track.runtime.detected_tracks import DetectedTracks
 from trt_track.runtime.detection_stage import detection_frames
 from trt_track.runtime.detections import Detection, FrameDetections
 from trt_track.runtime.held_clip import HeldClip
-from trt_track.runtime.identity import IdentityRules
+from trt_track.runtime.identity_rules import IdentityRules
 from trt_track.runtime.results import mask_boxes
 from trt_track.runtime.steps import Asked
 from trt_track.runtime.tracker import Tracker, Video

@@ -10,7 +10,8 @@ import pytest
 from trt_track.errors import PromptError
 from trt_track.runtime.appearance import Appearance, Sighting, affinity, box_iou, colour_histogram, look_of, regions_of, similarity, span
 from trt_track.runtime.detections import Detection
-from trt_track.runtime.identity import IdentityBook, IdentityRules, assign, distinct_boxes
+from trt_track.runtime.identity import IdentityBook, assign, distinct_boxes
+from trt_track.runtime.identity_rules import IdentityRules
 from trt_track.runtime.results import FrameResult
 
 SIZE_WH = (100, 60)

@@ -85,7 +85,7 @@ class DetectedRun:
     def track(self, tracking: ClipRun, found: DetectionFile, how: Passage) -> int:
         """Track what was found; return the exit code."""
         from trt_track.runtime.detected_tracks import DetectedTracks
-        from trt_track.runtime.identity import IdentityRules
+        from trt_track.runtime.identity_rules import IdentityRules
 
         given = {"max_lost": self.max_lost, "look_back": self.look_back}
         rules = IdentityRules(**{name: value for name, value in given.items() if value is not None})

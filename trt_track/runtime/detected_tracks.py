@@ -13,7 +13,8 @@ from trt_track.errors import PromptError, TrtTrackError
 from trt_track.runtime.appearance import Histogram
 from trt_track.runtime.detections import Detection, FrameDetections
 from trt_track.runtime.frames import ImageU8
-from trt_track.runtime.identity import IdentityBook, IdentityRules, KnownObject, Plan
+from trt_track.runtime.identity import IdentityBook, KnownObject, Plan
+from trt_track.runtime.identity_rules import IdentityRules
 from trt_track.runtime.look_back import LookBack
 from trt_track.runtime.prompts import Prompt
 from trt_track.runtime.results import FrameResult

@@ -6,6 +6,7 @@ shipped recipes lie in `recipes/` as TOML, and a file of the same form is taken 
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -118,6 +119,17 @@ class Recipe:
         told = [{"network": e.network, "layers": list(e.layers), "dtype": e.dtype, "reason": e.reason} for e in self.exceptions]
         return {"name": self.name, "about": self.about, "networks": networks, "exceptions": told}
 
+    def to_toml(self) -> str:
+        """Return the recipe as the content of its file."""
+        lines = [f"name = {_quoted(self.name)}", f"about = {_quoted(self.about)}", "", "[networks]"]
+        for name, one in self.networks.items():
+            quantised = f"{{ dtype = {_quoted(one.dtype)}, quantize = [{', '.join(map(_quoted, one.quantize))}] }}"
+            lines.append(f"{name} = {quantised if one.quantize else _quoted(one.dtype)}")
+        for e in self.exceptions:
+            lines += ["", "[[exceptions]]", f"network = {_quoted(e.network)}", f"layers = [{', '.join(map(_quoted, e.layers))}]"]
+            lines += [f"dtype = {_quoted(e.dtype)}", f"reason = {_quoted(e.reason)}"]
+        return "\n".join(lines) + "\n"
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote, or the content of a file.
@@ -158,6 +170,11 @@ class Recipe:
 def recipe_rank(name: str) -> int:
     """Return the place of a recipe among the shipped ones, the most exact first; a user's own comes after them."""
     return PRECISIONS.index(name) if name in PRECISIONS else len(PRECISIONS)
+
+
+def _quoted(text: str) -> str:
+    """Return a string of TOML: JSON's form is one."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _only(name: str, what: str, data: Mapping[str, Any], known: set[str]) -> None:

@@ -21,6 +21,7 @@ from trt_track.cli.models_command import models
 from trt_track.cli.parity_command import parity
 from trt_track.cli.plan_command import plan
 from trt_track.cli.run_command import run
+from trt_track.cli.sensitivity_command import sensitivity
 from trt_track.errors import TrtTrackError
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command()(build)
 app.command()(inspect)
 app.command()(plan)
 app.command()(parity)
+app.command()(sensitivity)
 app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(doctor)

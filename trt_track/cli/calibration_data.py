@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from trt_track.cli.package_file import package_file
 from trt_track.errors import ModelError, VideoError
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
     from trt_track.export.calibration import Calibration
@@ -52,6 +51,8 @@ class CalibrationData:
             ModelError: there are no pictures, or the method is unknown.
             VideoError: a picture or clip cannot be read.
         """
+        import numpy as np
+
         from trt_track.export.calibration import Calibration
 
         height, width = frame_hw
@@ -121,6 +122,7 @@ def _files(source: Path) -> list[Path]:
 
 def _read(path: Path, count: int) -> Sequence[Image]:
     """Read a picture, or frames of a clip, evenly spread."""
+    import numpy as np
     from PIL import Image
 
     from trt_track.runtime.video import open_video

@@ -45,7 +45,7 @@ class ClipOptions:
 
         return FirstFrames(open_video(clip), self.frames or DRIFT_FRAMES)
 
-    def prompts_for(self, source: FirstFrames) -> list[Prompt]:
+    def prompts_for(self, source: FirstFrames | HeldClip) -> list[Prompt]:
         """Return what a clip is prompted with.
 
         Raises:

@@ -182,7 +182,7 @@ class TestModel:
         assert "ONNX Runtime cannot load graph 'mask_upscale'" in refused("--box", BOX, bundle=("--bundle", copied_bundle))
 
     def test_manifest_of_a_newer_version(self, refused, copied_bundle):
-        edit_manifest(copied_bundle, lambda manifest: manifest.update(format=2, trt_track="9.9"))
+        edit_manifest(copied_bundle, lambda manifest: manifest.update(format=99, trt_track="9.9"))
         assert "was written by trt-track 9.9, newer than this one" in refused("--box", BOX, bundle=("--bundle", copied_bundle))
 
     def test_unknown_backend(self, refused):

@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def commands(workflow, tmp_path, monkeypatch):
         job = workflow["jobs"]["parity"]
         files = {"GITHUB_ENV": str(tmp_path / "env"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
         given = {name: value_of(value, inputs) for name, value in job["env"].items()}
-        environment = os.environ | given | files | {"PATH": f"{programs}:{os.environ['PATH']}"}
+        environment = os.environ | given | files | {"PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
         for step in job["steps"]:
             script = step.get("run", "").replace("python -m pip", "pip")
             assert "${{" not in script  # inputs come through the environment, where a shell takes them for nothing else

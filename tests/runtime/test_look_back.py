@@ -23,7 +23,7 @@ def result(frame, rows, *, kept=False):
     logits = np.repeat(np.repeat(values[:, None, None, None], 2, axis=2), 2, axis=3) if kept else None
     chosen = values.astype(np.int32) if kept else None
     picture = np.full((4, 6, 3), frame, np.uint8)
-    return FrameResult(frame, frame / 30, tuple(rows), masks, values / 10, values, logits, chosen, picture)
+    return FrameResult(frame, frame / 30, tuple(rows), masks, values / 10, values, logits, picture, chosen=chosen)
 
 
 def values(joined):

@@ -35,6 +35,7 @@ class SequenceScore:
     objects: dict[int, Score] = field(default_factory=dict)
     frames: int = 0
     seconds: float = 0.0
+    """For all frames, from their decoding to their masks beside the annotations; comparing the masks is not in it."""
 
     @property
     def score(self) -> Score:
@@ -58,9 +59,10 @@ def evaluate_sequence(
 ) -> SequenceScore:
     """Track a sequence and score it.
 
-    As in DAVIS's semi-supervised task, the frame that an object is prompted on and the last frame of the sequence are not scored. An object
-    that is annotated first on a later frame is prompted there. Where masks overlap, a pixel goes to the object with the largest logit, as
-    upstream's `non_overlap_masks` has it. Pixels that the annotation calls void count for nobody.
+    As in DAVIS's semi-supervised task, the frame that an object is prompted on and the last frame of the sequence are not scored, whatever
+    the prompt; trackeval leaves it to its user to take them out. An object that is annotated first on a later frame is prompted there, and
+    no frame before counts. Where masks overlap, a pixel goes to the object with the largest logit, as upstream's `non_overlap_masks` has
+    it. Pixels that the annotation calls void count for nobody, as in trackeval.
 
     Args:
         tracker: tracks it.
@@ -71,32 +73,65 @@ def evaluate_sequence(
 
     Raises:
         VideoError: a frame or an annotation cannot be read, or there are too few.
+        PromptError: there are more objects than the tracker takes.
         ModelError: trackeval is not installed.
     """
-    result = SequenceScore(sequence.name, prompt)
-    pairs: dict[int, list[tuple[Any, Any]]] = {}
-    writer = None if save is None else MaskImageWriter(save)
     with tracker.video(sequence.clip) as video:
-        size_hw = (video.info.height, video.info.width)
-        first = _prompt_objects(video, sequence, prompt, size_hw)
-        last = _last_frame(sequence, video)
+        scoring = _Scoring(sequence, (video.info.height, video.info.width), _last_frame(sequence, video))
+        scoring.prompt_objects(video, prompt)
+        writer = None if save is None else MaskImageWriter(save)
+        result = SequenceScore(sequence.name, prompt)
         started = time.perf_counter()
-        for found in video.propagate(keep_logits=True):
+        for found in video.propagate(keep_logits=True, throughput=tracker.session.overlaps):
             ids = object_map(found)
-            result.frames += 1
             if writer is not None:
                 writer.write(_exclusive(found, ids))
-            if found.frame_index in sequence.masks and found.frame_index < last:
-                truth = sequence.mask(found.frame_index, size_hw)
-                for number in (number for number, frame in first.items() if frame < found.frame_index):
-                    pairs.setdefault(number, []).append((encoded((ids == number) & (truth != VOID)), encoded(truth == number)))
+            scoring.add(found.frame_index, ids)
+            result.frames += 1
             if on_frame:
                 on_frame(result.frames, video.info.frame_count)
         result.seconds = time.perf_counter() - started
-    if missing := sorted(set(first) - set(pairs)):
-        raise VideoError(f"{sequence.name}: object {missing[0]} has no annotated frame between its first one and the sequence's last")
-    result.objects = {number: score_object(*map(list, zip(*pairs[number], strict=True))) for number in sorted(pairs)}
+        if video.damage:
+            raise VideoError(f"{sequence.name}: {video.damage}; the frames before it are no score of the sequence")
+    result.objects = scoring.scores()
     return result
+
+
+class _Scoring:
+    """The masks of a sequence beside its annotations, as run lengths, so that a long one takes little memory."""
+
+    def __init__(self, sequence: AnnotatedSequence, size_hw: tuple[int, int], last: int) -> None:
+        self._sequence, self._size_hw, self._last = sequence, size_hw, last
+        self._first: dict[int, int] = {}
+        self._pairs: dict[int, list[tuple[Any, Any]]] = {}
+
+    def prompt_objects(self, video: Video, prompt: str) -> None:
+        """Read every annotation and prompt every object on the first frame that it is annotated on."""
+        for frame in sorted(self._sequence.masks):
+            ids = self._sequence.mask(frame, self._size_hw)
+            for number in sorted(set(np.unique(ids).tolist()) - {0, VOID} - set(self._first)):
+                self._first[number] = frame
+                video.add(frame=frame, object_id=number, **prompt_of(ids == number, prompt))
+        if not self._first:
+            raise VideoError(f"{self._sequence.name}: its annotations show no object")
+        judged = max((frame for frame in self._sequence.masks if frame < self._last), default=-1)
+        if unjudged := [number for number, frame in self._first.items() if frame >= judged]:
+            raise VideoError(
+                f"{self._sequence.name}: object {unjudged[0]} has no annotated frame between its first one and the sequence's last"
+            )
+
+    def add(self, frame: int, ids: npt.NDArray[np.int64]) -> None:
+        """Keep the masks (H, W) of a frame, if it counts."""
+        if frame not in self._sequence.masks or frame >= self._last:
+            return
+        truth = self._sequence.mask(frame, self._size_hw)
+        for number, first in self._first.items():
+            if first < frame:
+                self._pairs.setdefault(number, []).append((encoded((ids == number) & (truth != VOID)), encoded(truth == number)))
+
+    def scores(self) -> dict[int, Score]:
+        """Compare the masks of every object."""
+        return {number: score_object(*map(list, zip(*self._pairs[number], strict=True))) for number in sorted(self._pairs)}
 
 
 def _last_frame(sequence: AnnotatedSequence, video: Video) -> int:
@@ -105,19 +140,6 @@ def _last_frame(sequence: AnnotatedSequence, video: Video) -> int:
         path = sequence.masks[max(sequence.masks)]
         raise VideoError(f"{path}: {sequence.clip} has {video.info.frame_count} frames only")
     return video.info.frame_count - 1
-
-
-def _prompt_objects(video: Video, sequence: AnnotatedSequence, prompt: str, size_hw: tuple[int, int]) -> dict[int, int]:
-    """Prompt every object on the first frame that it is annotated on; return these frames by object."""
-    first: dict[int, int] = {}
-    for frame in sorted(sequence.masks):
-        ids = sequence.mask(frame, size_hw)
-        for number in sorted(set(np.unique(ids).tolist()) - {0, VOID} - set(first)):
-            first[number] = frame
-            video.add(frame=frame, object_id=number, **prompt_of(ids == number, prompt))
-    if not first:
-        raise VideoError(f"{sequence.name}: its annotations show no object")
-    return first
 
 
 def prompt_of(mask_hw: npt.NDArray[np.bool_], kind: str) -> dict[str, Any]:

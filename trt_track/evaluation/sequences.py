@@ -16,6 +16,7 @@ from trt_track.errors import VideoError
 VOID: Final = 255
 """Value of pixels that belong to nobody and are not judged."""
 _CLIPS: Final = (".mp4", ".mkv", ".mov", ".avi", ".webm")
+_PICTURES: Final = (".jpg", ".jpeg", ".png")
 _FRAMES, _MASKS, _SETS = "JPEGImages", "Annotations", "ImageSets"
 
 
@@ -27,7 +28,7 @@ class AnnotatedSequence:
     clip: Path
     """A video file or a folder of frames."""
     masks: dict[int, Path]
-    """Palette images by the number of their frame."""
+    """Palette images by the place of their frame in the clip, from 0."""
 
     def mask(self, frame: int, size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
         """Read an annotation (H, W) uint8: the object's id at each pixel, 0 for none, `VOID` for pixels that are not judged.
@@ -81,7 +82,7 @@ def _davis(folder: Path, image_set: str | None) -> dict[str, AnnotatedSequence]:
     names = sorted(path.name for path in masks.iterdir() if path.is_dir()) if image_set is None else _listed(folder, image_set)
     if not names:
         raise VideoError(f"{masks} holds no sequences")
-    return {name: AnnotatedSequence(name, _existing(frames / name), _masks_in(_existing(masks / name))) for name in names}
+    return {name: _sequence(name, _existing(frames / name), _existing(masks / name)) for name in names}
 
 
 def _resolution(folder: Path) -> Path:
@@ -111,7 +112,7 @@ def _single(folder: Path) -> AnnotatedSequence:
     if len(clips) != 1:
         told = ", ".join(path.name for path in clips) or "none"
         raise VideoError(f"{folder}: expected one video file or a folder `frames` beside `masks`; it has {told}")
-    return AnnotatedSequence(folder.resolve().name, clips[0], _masks_in(folder / "masks"))
+    return _sequence(folder.resolve().name, clips[0], folder / "masks")
 
 
 def _existing(folder: Path) -> Path:
@@ -120,8 +121,15 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _masks_in(folder: Path) -> dict[int, Path]:
+def _sequence(name: str, clip: Path, folder: Path) -> AnnotatedSequence:
+    """Put masks to frames: to those of the same number where frames are files, which need not begin at 0 nor be without gaps."""
     masks = {int(path.stem): path for path in sorted(folder.glob("*.png")) if path.stem.isdigit()}
     if not masks:
         raise VideoError(f"{folder} holds no masks; expected files like 00000.png")
-    return masks
+    if not clip.is_dir():
+        return AnnotatedSequence(name, clip, masks)
+    numbers = sorted(int(path.stem) for path in clip.iterdir() if path.suffix.lower() in _PICTURES and path.stem.isdigit())
+    places = {number: place for place, number in enumerate(numbers)}
+    if unframed := sorted(masks.keys() - places.keys()):
+        raise VideoError(f"{masks[unframed[0]]}: no frame of that number is in {clip}")
+    return AnnotatedSequence(name, clip, {places[number]: path for number, path in masks.items()})

@@ -37,13 +37,13 @@ class FrameResult:
     """(B,) float32 logits, > 0 where the object is in the frame."""
     logits: npt.NDArray[np.float32] | None = None
     """(B, 1, S/4, S/4) float32 of the decoder, > 0 inside the object, before small holes are filled; None if not kept."""
-    chosen: npt.NDArray[np.int32] | None = None
-    """(B,) int32, which of the decoder's four candidates each mask is: 0 the single one, 1 to 3 the best of three; None if logits are not
-    kept. A drawn mask is none of them: there it tells what the decoder would have chosen."""
     video_rgb_hwc: npt.NDArray[np.uint8] | None = None
     """(H, W, 3) uint8 RGB, the frame itself; None if not kept."""
     labels: tuple[str, ...] = ()
     """What each object is, for objects that a detector found; empty where objects have no names."""
+    chosen: npt.NDArray[np.int32] | None = None
+    """(B,) int32, which of the decoder's four candidates each mask is: 0 the single one, 1 to 3 the best of three; None if logits are not
+    kept. A drawn mask is none of them: there it tells what the decoder would have chosen."""
 
     def __post_init__(self) -> None:
         count = len(self.object_ids)

@@ -40,7 +40,7 @@ def result(frame, *, masks=(FULL,), presence=(1.0,), chosen=(2,), logits=True):
         np.ones(count, np.float32),
         np.array(presence, np.float32),
         np.zeros((count, 1, 2, 2), np.float32) if logits else None,
-        None if chosen is None else np.array(chosen, np.int32),
+        chosen=None if chosen is None else np.array(chosen, np.int32),
     )
 
 

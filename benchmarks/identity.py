@@ -5,8 +5,10 @@
     python benchmarks/identity.py --look-back 0 --detect-every 5
 
 `grounding-dino-pico` looks for the things by their names on every tenth frame, `pico` tracks what it found; nothing knows the truth but the
-score. The scenes are seeded; half of them are played backwards, so that what left for good enters late. The same things move over two kinds
-of ground: `photographs` as the models were trained on, though none of these, and `textures`, of which they have seen few.
+score. The scenes are seeded; half of them are played backwards, so that what left for good enters late. In `visitors` five random things
+follow paths made by hand: one stays, two enter late, one leaves and comes back, one leaves for good. In the two others all is random, and
+most things are on their way out or in, over two kinds of ground: `photographs` as the models were trained on, though none of these, and
+`textures`, of which they have seen few.
 
 IDF1, IDP and IDR are trackeval's, over all clips together; one mask is another's from an IoU of 0.5 on. Every frame counts on which a
 single pixel of an object can be seen; `shown` are the same scores without objects of which less than half is in the picture and not hidden.
@@ -18,21 +20,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
-import numpy as np
 import typer
-from identity_score import FATES, NAMES, SHOWN, Tracked, Truth, fates, identity_scores, pooled
-from numpy.typing import NDArray
-from PIL import Image
+from identity_scenes import Clip, Scenes, draw
+from identity_score import FATES, NAMES, SHOWN, Tracked, fates, identity_scores, pooled
 from result_file import open_report
 from rich.console import Console
 from rich.table import Table
 
 from trt_track.bench.report import Report
-from trt_track.cli.package_file import package_file
 from trt_track.engines.bundle import Bundle
 from trt_track.models import GROUNDING_DINO_PICO_BUNDLE, PICO_BUNDLE
 from trt_track.runtime.detected_tracks import DetectedTracks
@@ -41,28 +39,14 @@ from trt_track.runtime.grounding_dino import GroundingDino, TextQuery
 from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.identity_rules import IdentityRules
 from trt_track.runtime.tracker import Tracker, Video
-from trt_track.scenes import Material, SceneStyle, random_texture
-from trt_track.scenes.named import named_scene, shown_shares
-
-SEED: Final = 4_100
-HELD_OUT: Final = ("coffee.png", "rocket.jpg", "grass.png")
-"""Photographs of scikit-image that neither model was trained on."""
-
-
-class Scenes(StrEnum):
-    """What the things move over."""
-
-    TEXTURES = "textures"
-    PHOTOGRAPHS = "photographs"
-
 
 Clips = Annotated[int, typer.Option(min=1, help="Scenes of each kind.")]
 First = Annotated[int, typer.Option(min=0, help="Number of the first one.")]
-Frames = Annotated[int, typer.Option(min=2, help="Frames of each.")]
+Frames = Annotated[int | None, typer.Option(min=2, help="Frames of each; default: 180 of visitors, 90 of the others.")]
 Every = Annotated[int, typer.Option("--detect-every", min=1, help="From one frame that is looked at to the next.")]
 Back = Annotated[int, typer.Option("--look-back", min=0, help="Frames that an object is followed back from where it is found.")]
 Threshold = Annotated[float | None, typer.Option("--box-threshold", help="Least score of a box; default: the detector's own.")]
-Kinds = Annotated[list[Scenes], typer.Option("--scenes", help="Which kinds; both by default.")]
+Kinds = Annotated[list[Scenes], typer.Option("--scenes", help="Which kinds; all by default.")]
 Out = Annotated[Path | None, typer.Option(help="The JSON file; default: benchmarks/results/identity.json.")]
 
 
@@ -73,50 +57,6 @@ class Settings:
     every: int
     look_back: int
     threshold: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A drawn clip and its truth."""
-
-    pictures: Sequence[NDArray[np.uint8]]
-    truth: Truth
-    text: str
-
-    @property
-    def changes(self) -> dict[str, int]:
-        """Objects that enter late, that are gone for a while, and that are gone at the end."""
-        seen = np.array([masks.any(axis=(1, 2)) for masks in self.truth.masks])
-        spans = [np.flatnonzero(column) for column in seen.T if column.any()]
-        return {
-            "late": sum(int(span[0] > 0) for span in spans),
-            "away": sum(int(len(span) < span[-1] - span[0] + 1) for span in spans),
-            "gone": sum(int(span[-1] < len(seen) - 1) for span in spans),
-        }
-
-
-def ground(kind: Scenes, rng: np.random.Generator) -> list[Image.Image]:
-    """Return what backgrounds are made of."""
-    if kind is Scenes.TEXTURES:
-        return [random_texture(rng, 400) for _ in range(3)]
-    paths = [package_file("skimage", f"data/{name}") for name in HELD_OUT]
-    if None in paths:
-        raise SystemExit("scikit-image is missing: pip install 'trt-track[demo]', or --scenes textures")
-    return [Image.open(path).convert("RGB") for path in paths if path is not None]
-
-
-def draw(kind: Scenes, number: int, frames: int) -> Clip:
-    """Draw one clip; every second one runs backwards."""
-    rng = np.random.default_rng((SEED, number))
-    material = Material(ground(kind, rng), [random_texture(rng, 128) for _ in range(6)])
-    style = SceneStyle(size_wh=(480, 288), frames=frames, objects=(2, 4), clutter=0.5, leave=0.8, scale=(0.15, 0.3))
-    scene, names = named_scene((SEED, number), material, style)
-    order = range(frames)[:: -1 if number % 2 else 1]
-    drawn = [scene.frame(index) for index in order]
-    shares = [shown_shares(scene, frame, index) for frame, index in zip(drawn, order, strict=True)]
-    phrases = dict.fromkeys(name.phrase(colour=True, pattern=name.pattern != "plain", shape=True) for name in names)
-    text = " ".join(f"{phrase}." for phrase in phrases)
-    return Clip([frame.frame_rgb for frame in drawn], Truth([frame.masks for frame in drawn], shares), text)
 
 
 def track(clip: Clip, settings: Settings) -> Tracked:
@@ -166,11 +106,11 @@ class Tally:
 def main(  # noqa: PLR0913, PLR0917 - the command's options
     clips: Clips = 8,
     first: First = 0,
-    frames: Frames = 90,
+    frames: Frames = None,
     every: Every = 10,
     look_back: Back = 20,
     box_threshold: Threshold = None,
-    scenes: Kinds = [Scenes.TEXTURES, Scenes.PHOTOGRAPHS],  # noqa: B006 - typer copies it
+    scenes: Kinds = list(Scenes),  # noqa: B006 - typer copies it
     out: Out = None,
 ) -> None:
     """Score the identities that detection by name and tracking give."""
@@ -179,7 +119,7 @@ def main(  # noqa: PLR0913, PLR0917 - the command's options
     stated = {
         "clips": clips,
         "first": first,
-        "frames": frames,
+        "frames": {kind.value: frames or kind.frames for kind in scenes},
         "detect_every": every,
         "look_back": look_back,
         "box_threshold": box_threshold,
@@ -187,7 +127,7 @@ def main(  # noqa: PLR0913, PLR0917 - the command's options
     tallies = [Tally(kind) for kind in scenes]
     for tally in tallies:
         for number in range(first, first + clips):
-            clip = draw(tally.kind, number, frames)
+            clip = draw(tally.kind, number, frames or tally.kind.frames)
             tally.add(number, clip, track(clip, settings))
             report.write({"settings": stated, **{one.kind.value: one.content() for one in tallies if one.clips}})
             typer.echo(f"{tally.kind.value} {number}: {clip.text} IDF1 {tally.clips[-1]['IDF1']:.3f}", err=True)

@@ -124,9 +124,9 @@ def test_a_reference_at_another_frame_is_no_reference(results):
 
 def test_upstream_says_by_its_logits_whether_an_object_is_there():
     absent, present = np.full((1, 2, 2), -1024, np.float32), np.full((1, 2, 2), -10, np.float32)
-    reference = UpstreamReference({0: {1: Found(absent, NONE, NONE), 2: Found(present, FULL, HALF)}})
+    reference = UpstreamReference({0: {1: Found(absent, NONE, NONE), 2: Found(present, FULL, HALF, chosen=3)}})
     found = reference(0)
-    assert {number: (one.present, one.chosen) for number, one in found.items()} == {1: (False, None), 2: (True, None)}
+    assert {number: (one.present, one.chosen) for number, one in found.items()} == {1: (False, None), 2: (True, 3)}
     assert found[2].mask_hw is HALF  # with small holes filled
     assert reference(0) == {}
 

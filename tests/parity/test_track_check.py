@@ -7,6 +7,7 @@ import pytest
 from trt_track.engines.backends import open_session
 from trt_track.engines.bundle import Bundle
 from trt_track.export.random_weights import random_checkpoint
+from trt_track.export.reference import track_upstream
 from trt_track.export.upstream import build_model
 from trt_track.parity.cases import MIN_FRAMES, all_cases
 from trt_track.parity.thresholds import Thresholds
@@ -59,6 +60,22 @@ def test_every_frame_is_upstreams(check, name):
     assert frames == list(range(FRAMES if name == "one click" else MIN_FRAMES))
     assert sum(row.pixels > 0 for row in done.rows) > len(done.rows) // 2  # empty masks would prove nothing
     assert failures(done.rows) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_both_take_the_same_candidates(tracker, predictor, clip, name):
+    case = next(case for case in all_cases(MIN_FRAMES, clip.info.width, clip.info.height) if case.name == name)
+    clip = clip.first(MIN_FRAMES)
+    upstream = track_upstream(
+        predictor, [frame.model_rgb_hwc for frame in clip.held], case.prompts, video_wh=(176, 144), reverse=case.reverse
+    )
+    theirs, ours = (
+        {(frame, number): found.chosen for frame, objects in tracked.items() for number, found in objects.items()}
+        for tracked in (upstream, track(tracker, clip, case))
+    )
+    assert theirs == ours
+    assert set(ours.values()) <= {0, 1, 2, 3}
 
 
 def oldest_and_newest_swapped(recall):

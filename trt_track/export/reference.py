@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
@@ -57,6 +57,8 @@ class Found:
     """(H, W) bool at the video's size, made of these logits."""
     mask_hw: np.ndarray
     """(H, W) bool at the video's size, small holes filled: what users get."""
+    chosen: int | None = None
+    """Which of the decoder's four candidates the mask is; of a drawn mask what the decoder would have taken. None where nobody looked."""
 
 
 def upscale(logits: Tensor, video_wh: tuple[int, int]) -> np.ndarray:
@@ -100,7 +102,7 @@ def track_upstream(
         video_wh: size that the prompts are given in.
         reverse: from the last prompted frame towards the start of the clip.
     """
-    with _quiet(), _holes_filled() as unfilled:
+    with _quiet(), _choices_told(predictor), _holes_filled() as unfilled:
         return _Driver(predictor, frames, video_wh, unfilled, reverse=reverse).run(prompts)
 
 
@@ -110,6 +112,51 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stderr(StringIO()), torch.inference_mode():
         warnings.simplefilter("ignore")
         yield
+
+
+@contextmanager
+def choices_seen(decoder: nn.Module) -> Iterator[list[Tensor]]:
+    """Look on while upstream's mask decoder answers; yield a list that gets for every call which of its candidates it took, (B,) int32.
+
+    Of three masks its caller takes the one of the best predicted IoU; a single one may have given way to another, so there the answer is
+    looked for among the candidates.
+    """
+    predict: Any = decoder.predict_masks
+    candidates: list[Tensor] = []
+    chosen: list[Tensor] = []
+
+    def remember(**asked: Any) -> Any:
+        answer = predict(**asked)
+        candidates[:] = [answer[0]]
+        return answer
+
+    def look(_module: nn.Module, _given: Any, asked: dict[str, Any], answer: Any) -> None:
+        single = (candidates[0] - answer[0][:, :1]).abs().flatten(2).amax(2)
+        number = 1 + answer[1].argmax(1) if asked["multimask_output"] else single.argmin(1)
+        chosen.append(number.to(torch.int32))
+
+    hook = decoder.register_forward_hook(look, with_kwargs=True)
+    try:
+        with mock.patch.object(decoder, "predict_masks", remember):
+            yield chosen
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _choices_told(predictor: Any) -> Iterator[None]:
+    """Let upstream note with what it keeps of a frame which candidate it took."""
+    infer = predictor._run_single_frame_inference
+    with choices_seen(predictor.sam_mask_decoder) as chosen:
+
+        def note(*given: Any, **asked: Any) -> Any:
+            chosen.clear()
+            found, masks = infer(*given, **asked)
+            found["chosen"] = int(chosen[-1])
+            return found, masks
+
+        with mock.patch.object(predictor, "_run_single_frame_inference", note):
+            yield
 
 
 @contextmanager
@@ -219,7 +266,7 @@ class _Driver:
         filled = found["pred_masks"]
         logits = next((before for after, before in reversed(self.unfilled) if after is filled), filled)
         masks = upscale(logits, self.video_wh), upscale(filled, self.video_wh)
-        self.track.setdefault(frame, {})[object_id] = Found(logits[0].float().cpu().numpy().copy(), *masks)
+        self.track.setdefault(frame, {})[object_id] = Found(logits[0].float().cpu().numpy().copy(), *masks, chosen=found["chosen"])
 
 
 def _normalised(frames: Sequence[np.ndarray]) -> Tensor:

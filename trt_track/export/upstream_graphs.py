@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
-from trt_track.export.reference import components
+from trt_track.export.reference import choices_seen, components
 from trt_track.specs import GraphSpec
 
 Tensors = dict[str, Tensor]
@@ -86,7 +84,7 @@ class UpstreamGraphs:
         for row in range(x["points"].shape[0]):
             one = slice(row, row + 1)
             multimask = bool(x["multimask"][row])
-            with self._choice_seen(multimask=multimask) as chosen:
+            with choices_seen(self.net.sam_mask_decoder) as chosen:
                 heads = self.net._forward_sam_heads(
                     x["conditioned"][one],
                     {"point_coords": x["points"][one], "point_labels": x["labels"][one]},
@@ -97,33 +95,6 @@ class UpstreamGraphs:
             _, _, ious, low_res, _, pointer, score = heads
             rows.append((low_res, ious.amax(dim=1), pointer, score[:, 0], *chosen))
         return tuple(torch.cat(column) for column in zip(*rows, strict=True))
-
-    @contextmanager
-    def _choice_seen(self, *, multimask: bool) -> Iterator[list[Tensor]]:
-        """Look on while upstream's decoder answers for one object; yield a list that gets which of its four candidates it took, (1,).
-
-        Of three masks its caller takes the one of the best predicted IoU; a single one may have given way to another, so there the
-        answer is looked for among the candidates.
-        """
-        decoder, seen = self.net.sam_mask_decoder, []
-        chosen: list[Tensor] = []
-        predict = decoder.predict_masks
-
-        def remember(**asked: Any) -> Any:
-            seen.append(predict(**asked))
-            return seen[-1]
-
-        def look(module: Any, given: Any, answer: Any) -> None:
-            candidates = seen[-1][0]
-            number = 1 + answer[1].argmax(1) if multimask else (candidates - answer[0]).abs().flatten(2).amax(2).argmin(1)
-            chosen.append(number.to(torch.int32))
-
-        hook = decoder.register_forward_hook(look)
-        try:
-            with mock.patch.object(decoder, "predict_masks", remember):
-                yield chosen
-        finally:
-            hook.remove()
 
     def _memory_encoder(self, x: Tensors) -> tuple[Tensor, ...]:
         size = self.net.image_size

@@ -35,9 +35,9 @@ def track(tracker: Tracker, clip: HeldClip, case: Case) -> Track:
     video_wh = (clip.info.width, clip.info.height)
     track: Track = {}
     for result in video.propagate(reverse=case.reverse, keep_logits=True):
-        if result.logits is not None:
+        if result.logits is not None and result.chosen is not None:
             unfilled = [upscale(torch.from_numpy(logits[None]), video_wh) for logits in result.logits]
-            found = map(Found, result.logits, unfilled, result.masks.astype(bool))
+            found = map(Found, result.logits, unfilled, result.masks.astype(bool), result.chosen.tolist())
             track[result.frame_index] = dict(zip(result.object_ids, found, strict=True))
     return track
 

@@ -65,4 +65,4 @@ class UpstreamReference:
 
 
 def _seen(found: Found) -> Seen:
-    return Seen(found.mask_hw, found.logits, present=bool(np.max(found.logits) > _ABSENT), chosen=None)
+    return Seen(found.mask_hw, found.logits, present=bool(np.max(found.logits) > _ABSENT), chosen=found.chosen)

@@ -123,7 +123,7 @@ def predict(
         repeat_image=False,
         high_res_features=[frame.map(0), frame.map(1)],
     )
-    return MaskPrediction(logits, iou, score), model.obj_ptr_proj(tokens)
+    return MaskPrediction(logits, iou, score, prompted=points > 0), model.obj_ptr_proj(tokens)
 
 
 def best_logits(prediction: MaskPrediction) -> Tensor:

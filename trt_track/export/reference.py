@@ -262,7 +262,7 @@ class _Driver:
         found = outputs["cond_frame_outputs"].get(prompt.frame) or outputs["non_cond_frame_outputs"][prompt.frame]
         self._keep(prompt.frame, prompt.object_id, found)
 
-    def _keep(self, frame: int, object_id: int, found: dict[str, Tensor]) -> None:
+    def _keep(self, frame: int, object_id: int, found: dict[str, Any]) -> None:
         filled = found["pred_masks"]
         logits = next((before for after, before in reversed(self.unfilled) if after is filled), filled)
         masks = upscale(logits, self.video_wh), upscale(filled, self.video_wh)

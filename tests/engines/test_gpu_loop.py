@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from trt_track.specs import Limits
 
 FRAMES = 30
 LIMITS = Limits(objects=4, video_wh=(200, 100))
+TOGETHER = [1, 3, 4]
+"""Frames of one call of the image encoder."""
 
 
 def held_clip(size, video_wh=(53, 37), count=FRAMES):
@@ -148,11 +151,20 @@ def test_tracks_are_the_same_on_the_gpu(bundle, reuses_addresses):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("throughput", [False, True])
-def test_tracks_do_not_depend_on_what_runs_when(bundle, schedule, throughput):
+@pytest.mark.parametrize(("throughput", "together"), [(False, 1), (False, 3), *((True, frames) for frames in TOGETHER)])
+def test_tracks_do_not_depend_on_what_runs_when(bundle, schedule, throughput, together):
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
-    found = track(open_fake(bundle, FakeDevice(**SCHEDULES[schedule])), bundle.model, late={}, throughput=throughput)
-    assert_equal(found, wanted)
+    session = open_fake(bundle, FakeDevice(**SCHEDULES[schedule]), replace(LIMITS, frames=together))
+    assert_equal(track(session, bundle.model, late={}, throughput=throughput), wanted)
+
+
+@pytest.mark.parametrize("together", TOGETHER)
+@pytest.mark.parametrize("settled", [(), (4, 9, 10, 23), range(FRAMES)])
+def test_frames_that_are_encoded_together_can_be_corrected_where_they_are_settled(bundle, device, together, settled):
+    late = {frame: prompt for frame, prompt in LATE.items() if frame in settled}
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late=late)
+    session = open_fake(bundle, device, replace(LIMITS, frames=together))
+    assert_equal(track(session, bundle.model, late=late, throughput=True, settled=settled), wanted)
 
 
 def tell_much(results):
@@ -175,8 +187,8 @@ def test_tracks_backwards_are_the_same_on_the_gpu(bundle, device):
     assert_equal(track(open_fake(bundle, device), bundle.model, prompt=prompt, reverse=True), wanted)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_any_prompts_give_the_same_tracks(bundle, device, seed):
+@pytest.mark.parametrize(("seed", "together"), [(0, 1), (1, 1), (2, 1), (3, 3), (4, 4)])
+def test_any_prompts_give_the_same_tracks(bundle, device, seed, together):
     def prompt(video):
         rng, active = random.Random(seed), {}
         for frame in range(FRAMES):
@@ -192,7 +204,8 @@ def test_any_prompts_give_the_same_tracks(bundle, device, seed):
                     video.add(object_id=object_id, frame=frame, points=xy)
 
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, prompt=prompt)
-    assert_equal(track(open_fake(bundle, device), bundle.model, prompt=prompt), wanted)
+    session = open_fake(bundle, device, replace(LIMITS, frames=together))
+    assert_equal(track(session, bundle.model, prompt=prompt, throughput=together > 1), wanted)
 
 
 def test_a_real_model_tracks_the_same_on_the_gpu(tiny_bundle, tmp_path, device):
@@ -226,13 +239,13 @@ def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device):
         next(running)
 
 
-def steady_log(bundle, objects, **options):
-    """Track objects for 44 frames; return what the device and the engines were asked for in each of the last ten."""
+def steady_log(bundle, objects, *, together=1, **options):
+    """Track objects until all is recorded; return what device and engines were asked for in ten frames, or in two batches of them."""
     device = FakeDevice()
-    session = open_fake(bundle, device, Limits(objects=8, video_wh=(200, 100)))
+    session = open_fake(bundle, device, Limits(objects=8, frames=together, video_wh=(200, 100)))
     frames = []
     with Tracker(session, bundle.model, max_objects=8) as tracker:
-        video = Video(tracker, held_clip(bundle.model.image_size, count=44))
+        video = Video(tracker, held_clip(bundle.model.image_size, count=28 + 16 * together))
         for object_id in range(1, objects + 1):
             video.add(object_id=object_id, points=[(5 * object_id, 20)])
         for result in video.propagate(**options):
@@ -240,7 +253,8 @@ def steady_log(bundle, objects, **options):
             device.log.clear()
             session._tensorrt.log.clear()
             del result
-    return frames[-12:-2]
+    end = len(frames) - 2 * together - 2
+    return frames[end - (10 if together == 1 else 2 * together) : end]
 
 
 @pytest.mark.parametrize("objects", [1, 5])
@@ -253,6 +267,13 @@ def test_a_frame_is_two_launches_once_the_memory_is_full(bundle, objects, throug
         assert frame == [3 * bundle.model.image_size**2]
         assert indices[0] < 3000
         assert found == [[objects * 37 * 53], [4 * objects], [4 * objects]]
+
+
+@pytest.mark.parametrize("together", [3, 4])
+def test_frames_that_are_encoded_together_are_one_launch_of_the_encoder(bundle, together):
+    asked = [call for calls in steady_log(bundle, 2, together=together, throughput=True) for call in calls]
+    assert Counter(call for call in asked if call[0] == "launch") == {("launch", Lane.ENCODE): 2, ("launch", Lane.TRACK): 2 * together}
+    assert Counter(call[0] for call in asked) == {"copy": 2 * together * (2 + 3), "launch": 2 + 2 * together, "wait": 2 * together}
 
 
 def test_nothing_is_allocated_once_every_size_was_there(bundle, device):
@@ -382,10 +403,11 @@ class TestMistakes:
         monkeypatch.setattr(BoundEngine, method, once)
         self.assert_it_shows(bundle, device, wanted)
 
+    @pytest.mark.parametrize("together", [1, 3])
     @pytest.mark.parametrize(
         "where", ["encode: after uploaded", "encode: after tracked", "upload: after encoded", "after encoded", "after fetched"]
     )
-    def test_lanes_that_are_not_ordered_show(self, bundle, monkeypatch, where):
+    def test_lanes_that_are_not_ordered_show(self, bundle, monkeypatch, where, together):
         """Each of the five places where lanes meet, left out: some schedule must tell."""
         wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
         session_after, (lane, event) = TensorRTSession.after, (where.split(": ") if ": " in where else ("track", where))
@@ -407,7 +429,8 @@ class TestMistakes:
         seen = 0
         for schedule in SCHEDULES.values():
             try:
-                assert_equal(track(open_fake(bundle, FakeDevice(**schedule)), bundle.model, late={}, throughput=True), wanted)
+                session = open_fake(bundle, FakeDevice(**schedule), replace(LIMITS, frames=together))
+                assert_equal(track(session, bundle.model, late={}, throughput=True), wanted)
             except (GpuMisuseError, TrtTrackError, AssertionError):
                 seen += 1
         assert seen

@@ -36,7 +36,7 @@ from trt_track.runtime.memory_plan import (
     CONTEXT_BYTES,
     RECORDINGS_BYTES,
     TrackingTask,
-    fitting_batch,
+    fitting_task,
     halved,
     plan_memory,
     told_bytes,
@@ -170,16 +170,27 @@ def test_a_batch_is_halved_until_it_fits(per_object, free, batch, caplog):
     session = CountingSession(max_batch=16)
     session.per_object, session.free = per_object, free
     task = TrackingTask(session.specs, session.model, Limits(), 16, (64, 36))
-    assert fitting_batch(session, task) == batch
+    assert fitting_task(session, task) == replace(task, batch=batch)
     assert len(caplog.records) == (batch < 16)
     if batch < 16:
         assert f"in batches of {batch} instead of 16, which need 16." in caplog.text
         assert f"{told_bytes(free)} are free" in caplog.text
     smaller = replace(task, batch=3)
-    assert fitting_batch(session, smaller) in {3, 2, 1}
+    assert fitting_task(session, smaller).batch in {3, 2, 1}
     caplog.clear()
-    assert fitting_batch(session, replace(task, batch=1)) == 1
+    assert fitting_task(session, replace(task, batch=1)).batch == 1
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("free", "frames", "batch"), [(40, 8, 4), (20, 4, 4), (9, 2, 4), (5, 1, 4), (3, 1, 2), (0, 1, 1)])
+def test_fewer_frames_are_encoded_at_once_before_batches_get_smaller(free, frames, batch, caplog):
+    session = CountingSession(max_batch=16)
+    session.work_space = lambda sizes: sizes["F"] * sizes["B"] * GIB
+    session.free = free * GIB
+    task = TrackingTask(session.specs, session.model, Limits(objects=4), 4, (64, 36), frames=8)
+    assert fitting_task(session, task) == replace(task, frames=frames, batch=batch)
+    assert ("frames are encoded in batches of" in caplog.text) == (frames < 8)
+    assert ("objects are tracked in batches of" in caplog.text) == (batch < 4)
 
 
 def test_halves_end_at_one():

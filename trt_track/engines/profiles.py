@@ -54,7 +54,7 @@ def size_ranges(model: ModelSpec | DetectorSpec, limits: Limits) -> dict[str, Ra
     if isinstance(model, DetectorSpec):
         return {"F": (1, limits.frames, limits.frames), "T": (MIN_TOKENS, min(USUAL_TOKENS, model.max_tokens), model.max_tokens)}
     return {
-        "F": (1, 1, limits.frames),
+        "F": (1, limits.frames, limits.frames),
         "B": (1, 1, max(2, limits.objects)),  # for a batch that can only be one, TensorRT for RTX has no fused attention
         "N": (1, min(model.memory_frames, limits.memories), limits.memories),
         "P": (1, min(model.pointer_frames, limits.pointers_attended), limits.pointers_attended),

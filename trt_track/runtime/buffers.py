@@ -41,7 +41,7 @@ class Buffer:
 
 
 def track_buffers(  # noqa: PLR0913 - everything that a size depends on
-    specs: Mapping[str, GraphSpec], model: ModelSpec, limits: Limits, *, batch: int, video_wh: tuple[int, int], slots: int
+    specs: Mapping[str, GraphSpec], model: ModelSpec, limits: Limits, *, batch: int, video_wh: tuple[int, int], slots: int, frames: int = 1
 ) -> dict[str, Buffer]:
     """List the arrays of one video by name.
 
@@ -51,9 +51,10 @@ def track_buffers(  # noqa: PLR0913 - everything that a size depends on
         limits: capacity of the bank, most clicks.
         batch: most objects of one call.
         video_wh: size of the masks that come out, in pixels.
-        slots: frames in flight at once: 2 where the next frame is encoded while one is tracked, else 1.
+        slots: 2 where the next frames are encoded while those before them are tracked, else 1.
+        frames: of one call of the image encoder.
     """
-    sizes = {"F": 1, "B": batch, "pages": limits.pages, "pointers": limits.pointers, "W": video_wh[0], "H": video_wh[1]}
+    sizes = {"F": frames, "B": batch, "pages": limits.pages, "pointers": limits.pointers, "W": video_wh[0], "H": video_wh[1]}
 
     def tensor(part: str, graph: str, name: str, **other: int) -> Buffer:
         spec = specs[graph].tensor(name)

@@ -74,10 +74,13 @@ class TrackingTask:
     """Objects of one batch at most."""
     video_wh: tuple[int, int]
     """Pixels."""
+    frames: int = 1
+    """Frames of one call of the image encoder."""
 
     def buffer_bytes(self, slots: int = SLOTS) -> Counter[str]:
         """Return the bytes that `Steps` allocates, by part."""
-        buffers = track_buffers(self.specs, self.model, self.limits, batch=self.batch, video_wh=self.video_wh, slots=slots)
+        sizes = {"batch": self.batch, "slots": slots, "frames": self.frames}
+        buffers = track_buffers(self.specs, self.model, self.limits, video_wh=self.video_wh, **sizes)
         found: Counter[str] = Counter()
         for buffer in buffers.values():
             found[buffer.part] += buffer.nbytes
@@ -87,7 +90,7 @@ class TrackingTask:
         """Return the named sizes of the largest runs, as `Session.work_space` takes them."""
         limits, (width, height) = self.limits, self.video_wh
         banks = {"pages": limits.pages, "pointers": limits.pointers, "N": limits.memories, "P": limits.pointers_attended}
-        return {"F": 1, "B": self.batch, "K": limits.clicks, **banks, "video_height": height, "video_width": width}
+        return {"F": self.frames, "B": self.batch, "K": limits.clicks, **banks, "video_height": height, "video_width": width}
 
 
 def plan_memory(task: TrackingTask, engines: Mapping[str, EngineFigures]) -> MemoryPlan:
@@ -132,24 +135,26 @@ def _result_bytes(batch: int, video_wh: tuple[int, int]) -> int:
     return sum(nbytes + -nbytes % _ALIGNMENT for nbytes in arrays)
 
 
-def fitting_batch(session: Session, task: TrackingTask) -> int:
-    """Return how many objects a batch may have so that it fits into the memory that is free; a warning is logged where it is fewer.
+def fitting_task(session: Session, task: TrackingTask) -> TrackingTask:
+    """Return the task with as few frames in one call of the encoder, then as few objects in a batch, as fit into the memory that is free.
+
+    A warning is logged where either is fewer.
 
     Args:
         session: open, its weights loaded.
-        task: what is tracked, with the largest batch; nothing of it is allocated yet.
+        task: what is tracked, with the largest batches; nothing of it is allocated yet.
     """
-    batch, needed = task.batch, _still_needed(session, task)
-    memory = None if needed is None else session.memory()
-    if batch == 1 or needed is None or memory is None or needed <= memory.available:
-        return batch
-    while batch > 1 and (_still_needed(session, replace(task, batch=batch)) or 0) > memory.available:
-        batch = halved(batch)
+    needed, memory = _still_needed(session, task), session.memory()
+    if needed is None or memory is None:
+        return task
+    fitting = task
+    while (_still_needed(session, fitting) or 0) > memory.available and max(fitting.frames, fitting.batch) > 1:
+        fitting = replace(fitting, frames=halved(fitting.frames)) if fitting.frames > 1 else replace(fitting, batch=halved(fitting.batch))
     need, free = told_bytes(needed), told_bytes(memory.available)
-    _log.warning(
-        "objects are tracked in batches of %d instead of %d, which need %s of GPU memory: %s are free", batch, task.batch, need, free
-    )
-    return batch
+    for what, fewer, wanted in (("frames are encoded", fitting.frames, task.frames), ("objects are tracked", fitting.batch, task.batch)):
+        if fewer < wanted:
+            _log.warning("%s in batches of %d instead of %d, which need %s of GPU memory: %s are free", what, fewer, wanted, need, free)
+    return fitting
 
 
 def _still_needed(session: Session, task: TrackingTask) -> int | None:

@@ -218,15 +218,27 @@ class Image:
         self._model_rgb_hwc: np.ndarray | None = model_rgb_hwc
         self._slot: FrameSlot
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether it was."""
+        return self._model_rgb_hwc is None
+
     def encode(self, steps: Steps) -> FrameSlot:
         """Encode it, the first time, and return its slot."""
-        if self._model_rgb_hwc is not None:
-            self._slot, self._model_rgb_hwc = steps.encode(self._model_rgb_hwc), None
+        if not self.is_encoded:
+            Image.encode_together([self], steps)
         return self._slot
+
+    @staticmethod
+    def encode_together(images: Sequence[Image], steps: Steps) -> None:
+        """Encode images that were not encoded yet, at most `steps.frames`, in one call."""
+        pixels = [image._model_rgb_hwc for image in images if image._model_rgb_hwc is not None]
+        for image, slot in zip(images, steps.encode(pixels), strict=True):
+            image._slot, image._model_rgb_hwc = slot, None
 
 
 class LookAhead:
-    """The frames of a clip with their images, of which the next one can be encoded before it is its turn."""
+    """The frames of a clip with their images, of which the next ones can be encoded before it is their turn."""
 
     def __init__(self, frames: Iterator[Frame]) -> None:
         """Take frames in order."""
@@ -236,25 +248,31 @@ class LookAhead:
         self._read: deque[tuple[Frame, Image]] = deque()
 
     def encode_next(self, steps: Steps) -> None:
-        """Read the next frame, if there is one, and encode it where the steps have room for two."""
-        if not self._read:
-            self._read_one()
-        if self._read and steps.encodes_ahead:
-            self._read[0][1].encode(steps)
+        """Read on and encode the next frames in one call, once fewer are waiting encoded than one call takes.
 
-    def _read_one(self) -> None:
+        Then all that are waiting were encoded together, and the buffers of the call before them are free.
+        """
+        waiting = sum(image.is_encoded for _, image in self._read)
+        if not steps.encodes_ahead or waiting >= steps.frames:
+            return
+        while len(self._read) < waiting + steps.frames and self._read_one():
+            pass
+        if following := [image for _, image in self._read if not image.is_encoded]:
+            Image.encode_together(following, steps)
+
+    def _read_one(self) -> bool:
+        """Read a frame, and tell whether there was one."""
         try:
             for frame in self._frames:
                 self._read.append((frame, Image(frame.model_rgb_hwc)))
-                return
+                return True
         except VideoError as error:
             self.fault = error
+        return False
 
     def __iter__(self) -> Iterator[tuple[Frame, Image]]:
         while True:
-            if not self._read and self.fault is None:
-                self._read_one()
-            if not self._read:
+            if not self._read and (self.fault is not None or not self._read_one()):
                 return
             yield self._read.popleft()
 

@@ -3,8 +3,9 @@
 Everything is allocated when the steps are opened. A step moves integers (which page, which age, which object); all arithmetic, from the
 bytes of the frame to the bytes of the mask, is inside the graphs.
 
-A frame in flight has a slot of its own: while one is tracked, the next is uploaded and encoded, and the masks of the one before are on
-their way to the host. Events order the lanes where they meet in a slot; a session that does not overlap has one slot.
+A frame in flight has a slot of its own: while one is tracked, the next ones are uploaded and encoded, as many in one call as the engine
+was built for, and the masks of the one before are on their way to the host. Events order the lanes where they meet in a slot; a session
+that does not overlap has one slot.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trt_track.engines.session import Fetched, Lane, Session
 from trt_track.errors import DeviceMemoryError
 from trt_track.runtime.bank import MemoryBank, Recall
 from trt_track.runtime.buffers import DECODED, DRAWN, IMAGE, UPSCALED, track_buffers
-from trt_track.runtime.memory_plan import TrackingTask, fitting_batch, halved
+from trt_track.runtime.memory_plan import TrackingTask, fitting_task, halved
 from trt_track.runtime.small_inputs import SmallInputs
 from trt_track.specs import Limits, ModelSpec
 
@@ -75,23 +76,51 @@ class Asked:
         return Outcomes(masks.view(np.bool_), ious, presence, logits, chosen)
 
 
-class FrameSlot:
-    """Arrays and events of one frame in flight."""
+class EncoderBatch:
+    """Arrays and events of the frames that are encoded in one call."""
 
     def __init__(self, number: int, session: Session, arrays: Mapping[str, Any]) -> None:
-        """Pick the slot's arrays.
+        """Pick the arrays.
 
         Args:
-            number: which slot.
+            number: which batch.
             session: makes the events.
             arrays: by the names of `track_buffers`.
         """
         self.number = number
         self.frames = arrays[f"{number} frames"]
         self.image = {name: arrays[f"{number} {name}"] for name in IMAGE}
+        self.uploaded, self.encoded = session.event(), session.event()
+        self.slots: list[FrameSlot] = []
+
+
+class ResultArrays:
+    """What the decoder and the upscaling write for one frame at a time, and when that has been brought to the host."""
+
+    def __init__(self, number: int, session: Session, arrays: Mapping[str, Any]) -> None:
+        """Pick the arrays; see `EncoderBatch`."""
         self.decoded = {name: arrays[f"{number} {name}"] for name in DECODED}
         self.upscaled = {name: arrays[f"{number} {name}"] for name in UPSCALED}
-        self.uploaded, self.encoded, self.tracked, self.fetched = (session.event() for _ in range(4))
+        self.fetched = session.event()
+
+
+class FrameSlot:
+    """Arrays and events of one frame in flight: a row of an encoder's batch, and room for results."""
+
+    def __init__(self, number: int, session: Session, batch: EncoderBatch, row: int, results: ResultArrays) -> None:
+        """Join the two.
+
+        Args:
+            number: which slot.
+            session: makes the event.
+            batch: that the frame is encoded in.
+            row: of the frame in the batch.
+            results: that the frame shares with others, which wait for each other.
+        """
+        self.number = number
+        self.image = {name: array[row : row + 1] for name, array in batch.image.items()}
+        self.decoded, self.upscaled = results.decoded, results.upscaled
+        self.uploaded, self.encoded, self.tracked, self.fetched = batch.uploaded, batch.encoded, session.event(), results.fetched
 
 
 class Steps:
@@ -108,11 +137,19 @@ class Steps:
             keep_logits: whether outcomes carry the logits, and which candidates the masks are.
         """
         self.session, self.model, self.keep_logits = session, model, keep_logits
-        self.batch = fitting_batch(session, TrackingTask(session.specs, model, limits, min(session.max_batch, limits.objects), video_wh))
+        most = min(session.max_batch, limits.objects)
+        ahead = (session.max_frames or 1) if session.overlaps else 1
+        task = fitting_task(session, TrackingTask(session.specs, model, limits, most, video_wh, ahead))
+        self.batch, self.frames = task.batch, task.frames
         slots = 2 if session.overlaps else 1
-        buffers = track_buffers(session.specs, model, limits, batch=self.batch, video_wh=video_wh, slots=slots)
+        buffers = track_buffers(session.specs, model, limits, batch=self.batch, video_wh=video_wh, slots=slots, frames=self.frames)
         arrays = {name: session.empty(buffer.shape, buffer.dtype) for name, buffer in buffers.items()}
-        self.slots = [FrameSlot(number, session, arrays) for number in range(slots)]
+        results = [ResultArrays(number, session, arrays) for number in range(slots)]
+        self._batches = [EncoderBatch(number, session, arrays) for number in range(slots)]
+        for batch in self._batches:
+            numbers = range(batch.number * self.frames, (batch.number + 1) * self.frames)
+            batch.slots = [FrameSlot(number, session, batch, row, results[number % slots]) for row, number in enumerate(numbers)]
+        self.slots = [slot for batch in self._batches for slot in batch.slots]
         self.bank, self.pointer_bank = arrays["bank"], arrays["pointer_bank"]
         self.conditioned, self.memory, self.no_mask = arrays["conditioned"], arrays["memory"], arrays["no_mask"]
         self.drawn = {name: arrays[f"drawn {name}"] for name in DRAWN}
@@ -122,28 +159,32 @@ class Steps:
 
     @property
     def encodes_ahead(self) -> bool:
-        """Whether a frame may be encoded before the one before it is tracked."""
-        return len(self.slots) > 1
+        """Whether frames may be encoded before those before them are tracked."""
+        return len(self._batches) > 1
 
-    def encode(self, frame_rgb_hwc: np.ndarray) -> FrameSlot:
-        """Run the image encoder on a frame (S, S, 3) uint8 and return the slot that the steps about this frame are told.
+    def encode(self, frames_rgb_hwc: Sequence[np.ndarray]) -> list[FrameSlot]:
+        """Run the image encoder on frames (S, S, 3) uint8, at most `frames`, and return the slots that the steps about them are told.
 
-        It is good for them until as many more frames as there are slots were encoded.
+        They are good for these frames until as many more calls as there are batches were made.
         """
-        session, slot = self.session, self.slots[self._encoded % len(self.slots)]
+        session, batch, count = self.session, self._batches[self._encoded % len(self._batches)], len(frames_rgb_hwc)
         self._encoded += 1
         with session.on(Lane.UPLOAD):
-            session.after(slot.encoded)  # the encoder has read the frame that lies there
-            session.upload(slot.frames, frame_rgb_hwc[None])
-            session.record(slot.uploaded)
+            session.after(batch.encoded)  # the encoder has read the frames that lie there
+            for row, frame_rgb_hwc in enumerate(frames_rgb_hwc):
+                session.upload(batch.frames[row : row + 1], frame_rgb_hwc[None])
+            session.record(batch.uploaded)
         with session.on(Lane.ENCODE):
-            session.after(slot.uploaded)
-            session.after(slot.tracked)  # and nothing reads its features any more
+            session.after(batch.uploaded)
+            for slot in batch.slots:
+                session.after(slot.tracked)  # and nothing reads its features any more
+            outputs = {name: array[:count] for name, array in batch.image.items()}
             session.recorded(
-                (self._token, "encode", slot.number), lambda: session.run("image_encoder", {"frames": slot.frames}, slot.image)
+                (self._token, "encode", batch.number, count),
+                lambda: session.run("image_encoder", {"frames": batch.frames[:count]}, outputs),
             )
-            session.record(slot.encoded)
-        return slot
+            session.record(batch.encoded)
+        return batch.slots[:count]
 
     def follow(self, slot: FrameSlot, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> list[Asked]:
         """Track objects from their memories, those with equally many memories in one batch."""

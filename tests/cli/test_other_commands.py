@@ -74,6 +74,20 @@ def test_the_embedded_model_has_as_many_weights_as_the_list_says():
     assert sum(weight.numel() for weight in build_model(PICO_CONFIG).parameters()) == PICO_PARAMETERS
 
 
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+def test_the_embedded_detector_has_as_many_weights_as_the_list_says(cli, tmp_path, monkeypatch):
+    from transformers import GroundingDinoForObjectDetection
+
+    from trt_track.cli.models_command import DETECTOR_PARAMETERS
+    from trt_track.models import GROUNDING_DINO_PICO
+
+    model = GroundingDinoForObjectDetection.from_pretrained(GROUNDING_DINO_PICO)
+    assert sum(weight.numel() for weight in model.parameters()) == DETECTOR_PARAMETERS
+    monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path))
+    row = next(line.split() for line in cli("models", "list").out.splitlines() if line.startswith("grounding-dino-pico"))
+    assert row[1:3] == ["4", "M"]
+
+
 def test_models_pull_of_the_embedded_model_says_that_it_is_there(cli):
     assert cli("models", "pull", "pico").error == ("pico comes with the package, there is nothing to pull: use it with --model pico")
 

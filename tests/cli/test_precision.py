@@ -95,8 +95,10 @@ def test_it_builds(exported, cli, tmp_path):
         error = cli("build", copy, "--target", "sm89,sm75").error
         assert error.startswith("SM 7.5 (RTX 20, T4) has no bfloat16, in which image_encoder computes: export with --precision fp16")
     if name != "mine":  # it is for a CPU
-        assert cli("build", copy, "--target", "sm86" if name == "bf16" else "sm75").code == 0
+        assert cli("build", copy, "--target", "sm86" if name == "bf16" else "sm75", "--frames", 3).code == 0
         assert len(list(copy.rglob("*.engine"))) == 6
+        (record,) = (json.loads(path.read_text()) for path in copy.rglob("engine.json"))
+        assert [shape[0] for shape in record["engines"]["image_encoder"]["profile"]["shapes"]["frames"]] == [1, 3, 3]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 models = typer.Typer(help="List the official models, download one.", no_args_is_help=True, rich_markup_mode=None)
 
 PICO_PARAMETERS: Final = 6_421_458
-"""Trainable weights of the embedded model."""
+"""Trainable weights of the embedded tracker."""
+DETECTOR_PARAMETERS: Final = 3_704_347
+"""Those of the embedded detector."""
 
 Name = Annotated[str, typer.Argument(help="A model's name, as `trt-track models list` shows it.")]
 Hash = Annotated[str | None, typer.Option("--sha256", help="The hash to trust, for a model whose hash the catalogue does not state.")]
@@ -60,7 +62,7 @@ def _detector_table() -> Table:
         facts = (f"{weights / 1e6:.0f} M", "by the export", "Apache-2.0") if weights else ("your own", "none", "your own")
         table.add_row(name, *facts, ", ".join(forms) or f"no: trt-track export-detector {name}")
     if (GROUNDING_DINO_PICO_BUNDLE / MANIFEST).is_file():
-        table.add_row(GROUNDING_DINO_PICO.name, "small", "none", "Apache-2.0", "embedded")
+        table.add_row(GROUNDING_DINO_PICO.name, f"{DETECTOR_PARAMETERS / 1e6:.0f} M", "none", "Apache-2.0", "embedded")
     return table
 
 

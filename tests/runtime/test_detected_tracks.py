@@ -151,6 +151,7 @@ class Oracle:
     """Frame -> (an object, another one): tracks of the first follow the second from there on."""
     keep_logits: bool = False
     encodes_ahead: bool = True
+    frames: int = 2
     truth: dict[int, set[int]] = field(default_factory=dict)
     """Track -> what it follows."""
     pages: dict[int, int] = field(default_factory=dict)
@@ -160,9 +161,10 @@ class Oracle:
     corrected: list[tuple[int, int]] = field(default_factory=list)
     """Frame and track of each correction."""
 
-    def encode(self, frame_rgb_hwc):
-        assert frame_rgb_hwc.shape == (MODEL.image_size, MODEL.image_size, 3)
-        return "slot"
+    def encode(self, frames_rgb_hwc):
+        assert 0 < len(frames_rgb_hwc) <= self.frames
+        assert {frame.shape for frame in frames_rgb_hwc} == {(MODEL.image_size, MODEL.image_size, 3)}
+        return ["slot"] * len(frames_rgb_hwc)
 
     def start(self, slot, track, frame, bank, prompt):
         assert track not in self.truth, "a number was given twice"

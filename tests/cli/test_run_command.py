@@ -79,6 +79,7 @@ def test_run_json_tells_what_was_run(track, tiny_bundle, bikes):
         "save": ["jsonl"],
         "max_objects": 3,
         "max_conditioning": 2,
+        "batch_times": None,
         "throughput": False,
         "backend": "onnxruntime-cpu",
         "backend_version": onnxruntime.__version__,

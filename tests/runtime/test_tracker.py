@@ -7,6 +7,7 @@ import pytest
 from clip_maker import write_clip
 from fake_session import MODEL, FakeSession
 
+from trt_track.engines.batch_times import BatchTimes
 from trt_track.engines.session import Session
 from trt_track.errors import BackendError, ModelError, PromptError, VideoError
 from trt_track.runtime.prompts import Prompt
@@ -120,6 +121,27 @@ def test_a_batch_is_never_larger_than_the_session_wants(clip, max_batch, split):
             video.add(object_id=object_id, points=[(10 * object_id, 30)])
         results = list(video.propagate(max_frames=4))
     assert sorted(batches(session)) == sorted(split * 3)
+    assert {result.object_ids for result in results} == {tuple(range(1, 8))}
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "split", "widest"),
+    [
+        ({1: 1, 2: 1.2, 4: 3, 8: 9}, [3, 2, 2], 3),
+        ({1: 1, 2: 1.5, 4: 2, 8: 3}, [7], 7),
+        ({1: 1, 2: 3}, [1] * 7, 1),
+        ({1: 1, 4: 2}, [4, 3], 4),
+    ],
+)
+def test_batches_are_those_that_were_measured_to_be_quickest(clip, milliseconds, split, widest):
+    session, times = FakeSession(max_batch=16), BatchTimes("fake", "0", "nothing", milliseconds)
+    with Tracker(session, MODEL, max_objects=7, batch_times=times) as tracker, tracker.video(clip) as video:
+        for object_id in range(1, 8):
+            video.add(object_id=object_id, points=[(10 * object_id, 30)])
+        results = list(video.propagate(max_frames=4))
+        with tracker.steps((96, 64), keep_logits=False) as steps:
+            assert steps.batch == widest  # no buffer is larger than what is used
+    assert batches(session) == split * 3
     assert {result.object_ids for result in results} == {tuple(range(1, 8))}
 
 

@@ -15,6 +15,7 @@ from trt_track.bench.run_log import RunLog
 from trt_track.bench.timed_session import StageClock, TimedSession, TimedSource
 from trt_track.bench.worker import Send
 from trt_track.engines.backends import open_chosen
+from trt_track.engines.batch_times import find_batch_times
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.session import Session
 from trt_track.runtime.tracker import Source, Tracker, Video
@@ -32,9 +33,10 @@ def track_ours(order: RunOrder, send: Send) -> None:
     bundle = Bundle.open(settings.bundle)
     with device_meter(nothing_used) as used:
         before = used() or 0
-        session = open_chosen(bundle, settings.backend, settings.threads)
+        tracker = Tracker.of_bundle(bundle, settings.backend, settings.threads, max_objects=order.objects)
+        session = tracker.session
         meter = _meter(session, used) if settings.device == CUDA else nothing_used
-        with Tracker(session, bundle.model, max_objects=order.objects) as tracker, LoopedClip(settings.clip, settings.frames) as source:
+        with tracker, LoopedClip(settings.clip, settings.frames) as source:
             _drain(_results(tracker, source, order, settings.warm_up(order.side)))
             log = RunLog(order, MemorySeries(meter, before), send)
             log.follow(result.masks for result in _results(tracker, source, order, settings.frames))
@@ -71,7 +73,11 @@ def _stages(bundle: Bundle, order: RunOrder) -> list[dict[str, float]]:
     settings, clock = order.settings, StageClock()
     frames = min(settings.frames, settings.skip + STAGED_FRAMES)
     session = cast("Session", TimedSession(open_chosen(bundle, settings.backend, settings.threads), clock))
-    with Tracker(session, bundle.model, max_objects=order.objects) as tracker, LoopedClip(settings.clip, settings.frames) as source:
+    times = find_batch_times(bundle.folder, session)
+    with (
+        Tracker(session, bundle.model, max_objects=order.objects, batch_times=times) as tracker,
+        LoopedClip(settings.clip, settings.frames) as source,
+    ):
         _drain(_results(tracker, source, order, settings.warm_up(order.side)))
         results = _results(tracker, cast("Source", TimedSource(source, clock)), order, frames)
         clock.restart()

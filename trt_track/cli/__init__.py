@@ -22,6 +22,7 @@ from trt_track.cli.parity_command import parity
 from trt_track.cli.plan_command import plan
 from trt_track.cli.run_command import run
 from trt_track.cli.sensitivity_command import sensitivity
+from trt_track.cli.tune_command import tune
 from trt_track.errors import TrtTrackError
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command()(export_detector)
 app.command()(build)
 app.command()(inspect)
 app.command()(plan)
+app.command()(tune)
 app.command()(parity)
 app.command()(sensitivity)
 app.command("eval")(evaluate)

@@ -38,7 +38,7 @@ def demo(  # noqa: PLR0913, PLR0917 - the command's options
     threads: Threads = None,
 ) -> None:
     """Find three things by their names and track them through a drawn scene, then one through a real clip; say where the videos are."""
-    from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
+    from trt_track.engines.backends import choose_backend, inspect_machine
     from trt_track.runtime.output_file import output_errors
     from trt_track.runtime.tracker import Tracker
 
@@ -48,7 +48,7 @@ def demo(  # noqa: PLR0913, PLR0917 - the command's options
     typer.echo(f"backend: {why}", err=True)
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    with Tracker(open_chosen(opened, name, threads), opened.model) as tracker:
+    with Tracker.of_bundle(opened, name, threads) as tracker:
         stage = _Stage(tracker, opened, name, out)
         code = _show_scene(stage, frames) or _show_real_clip(stage, frames)
     raise typer.Exit(code)

@@ -114,11 +114,10 @@ def _scores(
 ) -> Iterator[SequenceScore]:
     """Yield the score of every sequence from every kind of prompt."""
     from trt_track.cli.progress import progress_bar
-    from trt_track.engines.backends import open_chosen
     from trt_track.evaluation.evaluate import evaluate_sequence
     from trt_track.runtime.tracker import Tracker
 
-    with Tracker(open_chosen(run.bundle, run.backend), run.bundle.model, max_objects=max_objects) as tracker:
+    with Tracker.of_bundle(run.bundle, run.backend, max_objects=max_objects) as tracker:
         for kind in kinds:
             for sequence in sequences:
                 folder = None if save is None else save / run.name.replace(" ", "-") / kind / sequence.name

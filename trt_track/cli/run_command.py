@@ -109,7 +109,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     An object starts on the frame of its first prompt; a later prompt of the same id corrects it there. With --text or --detector the
     objects are found first, in a process of its own, then tracked, each under one id. Results are written as they come.
     """
-    from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
+    from trt_track.engines.backends import choose_backend, inspect_machine
     from trt_track.runtime.mask_images import check_ids
     from trt_track.runtime.prompts import check_prompts, merge_prompts
     from trt_track.runtime.run_folder import RunFolder
@@ -142,14 +142,15 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         opened = asked_model.open(backend, machine)
         name, why = choose_backend(backend, opened, machine)
         typer.echo(f"backend: {why}", err=True)
-        session = open_chosen(opened, name, threads)
-        tracker = stack.enter_context(Tracker(session, opened.model, max_objects=max_objects, max_conditioning=max_conditioning))
+        tracker = stack.enter_context(Tracker.of_bundle(opened, name, threads, max_objects=max_objects, max_conditioning=max_conditioning))
+        session = tracker.session
         video = Video(tracker, clip)
         if asked:
             video.add_prompts(asked)
         settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
         settings |= {"max_objects": tracker.limits.objects, "max_conditioning": tracker.max_conditioning}
         how = Passage(max_frames, draw="video" in kinds, throughput=session.overlaps if throughput is None else throughput)
+        settings |= {"batch_times": tracker.batch_times and tracker.batch_times.to_json()["milliseconds"]}
         settings |= {"throughput": how.throughput, "backend": name, "backend_version": session.version, "device": session.device}
         tracking = ClipRun(video, folder, RunRecord(settings, opened))
         code = tracking.track(how, reverse=reverse) if found is None else finding.track(tracking, found, how)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from trt_track.engines.batch_times import BatchTimes
 from trt_track.engines.session import Fetched, Lane, Session
 from trt_track.errors import DeviceMemoryError
 from trt_track.runtime.bank import MemoryBank, Recall
@@ -126,7 +127,16 @@ class FrameSlot:
 class Steps:
     """Buffers of one video and the graph calls that read and write them."""
 
-    def __init__(self, session: Session, model: ModelSpec, limits: Limits, video_wh: tuple[int, int], *, keep_logits: bool = False) -> None:
+    def __init__(  # noqa: PLR0913 - what computes what, and how
+        self,
+        session: Session,
+        model: ModelSpec,
+        limits: Limits,
+        video_wh: tuple[int, int],
+        *,
+        keep_logits: bool = False,
+        batch_times: BatchTimes | None = None,
+    ) -> None:
         """Allocate everything.
 
         Args:
@@ -135,9 +145,12 @@ class Steps:
             limits: capacity of the bank and of a batch; a batch gets smaller where the GPU's memory is short.
             video_wh: size of the masks that come out.
             keep_logits: whether outcomes carry the logits, and which candidates the masks are.
+            batch_times: which batches are the quickest; without it they are as large as they can be.
         """
-        self.session, self.model, self.keep_logits = session, model, keep_logits
+        self.session, self.model, self.keep_logits, self._times = session, model, keep_logits, batch_times
         most = min(session.max_batch, limits.objects)
+        if batch_times is not None:
+            most = batch_times.widest(limits.objects, most)
         ahead = (session.max_frames or 1) if session.overlaps else 1
         task = fitting_task(session, TrackingTask(session.specs, model, limits, most, video_wh, ahead))
         self.batch, self.frames = task.batch, task.frames
@@ -195,7 +208,7 @@ class Steps:
         asked = []
         for waiting in groups.values():
             while waiting:
-                batch = waiting[: self.batch]
+                batch = waiting[: self._next_batch(len(waiting))]
                 try:
                     asked.append(self._follow_batch(slot, batch, frame, bank))
                 except DeviceMemoryError as error:
@@ -203,6 +216,10 @@ class Steps:
                 else:
                     del waiting[: len(batch)]
         return asked
+
+    def _next_batch(self, objects: int) -> int:
+        """Return how many of so many objects to track together first."""
+        return self.batch if self._times is None else self._times.split(objects, self.batch)[0]
 
     def _step_down(self, objects: int, error: DeviceMemoryError) -> None:
         """Make batches smaller after one that there was no memory for: done again, it writes to the pages that it had before.

@@ -6,10 +6,11 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypedDict
 
 import numpy as np
 
+from trt_track.engines.batch_times import BatchTimes, find_batch_times
 from trt_track.engines.session import Session
 from trt_track.errors import BackendError, PromptError, VideoError
 from trt_track.runtime.bank import conditioning_limits, most_conditioning
@@ -20,6 +21,9 @@ from trt_track.runtime.results import FrameResult
 from trt_track.runtime.steps import Steps
 from trt_track.runtime.video import open_video
 from trt_track.specs import Limits, ModelSpec
+
+if TYPE_CHECKING:
+    from trt_track.engines.bundle import Bundle
 
 
 class _FrameFacts(TypedDict):
@@ -58,7 +62,15 @@ class Source(Protocol):
 class Tracker:
     """A model, compiled and loaded, that tracks objects through videos, one video at a time."""
 
-    def __init__(self, session: Session, model: ModelSpec, *, max_objects: int | None = None, max_conditioning: int | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        model: ModelSpec,
+        *,
+        max_objects: int | None = None,
+        max_conditioning: int | None = None,
+        batch_times: BatchTimes | None = None,
+    ) -> None:
         """Use a session that is open already; most users call `Tracker.open`.
 
         Args:
@@ -67,6 +79,7 @@ class Tracker:
             max_objects: objects of one video at most, for which memory is set aside; by default what the engines were built for, else 16.
             max_conditioning: prompted frames that an object keeps in memory, the nearest ones; by default all that there is room for, 4 of
                 the published models (upstream's `max_cond_frames_in_attn`).
+            batch_times: which batches of objects are the quickest; by default they are as large as they can be.
 
         Raises:
             BackendError: the engines were built for fewer objects.
@@ -77,7 +90,7 @@ class Tracker:
             raise BackendError(
                 f"the engines were built for {built} objects, not {max_objects}: run trt-track build with --max-objects {max_objects}"
             )
-        self.session, self.model = session, model
+        self.session, self.model, self.batch_times = session, model, batch_times
         self.limits = conditioning_limits(model, max_objects or built or Limits().objects, max_conditioning)
         self._idle: dict[tuple[tuple[int, int], bool], list[Steps]] = {}
 
@@ -102,7 +115,7 @@ class Tracker:
             BackendError: the backend cannot be used here.
             ModelError: see `__init__`.
         """
-        from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
+        from trt_track.engines.backends import choose_backend, inspect_machine
         from trt_track.engines.bundle import Bundle
         from trt_track.engines.library import find_bundle
 
@@ -111,7 +124,31 @@ class Tracker:
         machine = inspect_machine()
         bundle = Bundle.open(find_bundle(model, precision=precision, backend=backend, machine=machine, **options))
         name, _ = choose_backend(backend, bundle, machine)
-        return cls(open_chosen(bundle, name, threads), bundle.model, **limits)
+        return cls.of_bundle(bundle, name, threads, **limits)
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, backend: str, threads: int | None = None, **limits: int | None) -> Self:
+        """Load an opened bundle on the backend that `choose_backend` named, with what `trt-track tune` measured for it.
+
+        Args:
+            bundle: a tracker's.
+            backend: `tensorrt-rtx`, `tensorrt`, `onnxruntime-cuda` or `onnxruntime-cpu`.
+            threads: CPU backends; all cores by default.
+            **limits: `max_objects` and `max_conditioning` as in `__init__`.
+
+        Raises:
+            BundleError: it is damaged.
+            EngineError: an engine could not be loaded.
+            ModelError, BackendError: see `__init__`.
+        """
+        from trt_track.engines.backends import open_chosen
+
+        session = open_chosen(bundle, backend, threads)
+        try:
+            return cls(session, bundle.model, batch_times=find_batch_times(bundle.folder, session), **limits)
+        except BaseException:
+            session.close()
+            raise
 
     def video(self, path: str | Path) -> Video:
         """Open a video file or a folder of frames.
@@ -130,11 +167,14 @@ class Tracker:
     def steps(self, video_wh: tuple[int, int], *, keep_logits: bool) -> Iterator[Steps]:
         """Lend the buffers of one pass over a video; a later pass over a video of the same size gets the same ones."""
         idle = self._idle.setdefault((video_wh, keep_logits), [])
-        steps = idle.pop() if idle else Steps(self.session, self.model, self.limits, video_wh, keep_logits=keep_logits)
+        steps = idle.pop() if idle else self._new_steps(video_wh, keep_logits=keep_logits)
         try:
             yield steps
         finally:
             idle.append(steps)
+
+    def _new_steps(self, video_wh: tuple[int, int], *, keep_logits: bool) -> Steps:
+        return Steps(self.session, self.model, self.limits, video_wh, keep_logits=keep_logits, batch_times=self.batch_times)
 
     def close(self) -> None:
         """Free the model."""

@@ -74,6 +74,7 @@ def test_run_json_tells_what_was_run(track, tiny_bundle, bikes):
     assert set(run) == {"trt_track", "started_at", "settings", "clip", "bundle", "timings", "frames_written"}
     assert run["settings"] == {
         "source": str(bikes),
+        "hardware_decode": False,
         "reverse": False,
         "max_frames": 3,
         "save": ["jsonl"],
@@ -253,3 +254,35 @@ def test_a_bad_prompt_leaves_the_finished_run_alone(track):
     before = {path.name: path.read_bytes() for path in track.out.iterdir()}
     assert track("--box", "999@1:1,1,2,2", "--overwrite").error
     assert {path.name: path.read_bytes() for path in track.out.iterdir()} == before
+
+
+def test_a_clip_that_the_gpu_does_not_take_is_decoded_all_the_same(track, bikes, monkeypatch, caplog):
+    from trt_track.runtime import container
+
+    really_open = container.av.open
+
+    def opened(*arguments, hwaccel=None, **options):
+        return really_open(*arguments, **options)
+
+    monkeypatch.setattr(container.av, "open", opened)
+    done = track("--box", BOX, "--hardware-decode")
+    assert done.code == 0
+    assert f"{bikes}: the GPU's video decoder does not take this clip, h264: the CPU decodes it" in caplog.text
+    assert json.loads((track.out / "run.json").read_text())["settings"]["hardware_decode"] is False
+
+
+def test_a_gpu_without_a_video_decoder_is_an_error(track, bikes, monkeypatch):
+    from trt_track.runtime import container
+
+    really_open = container.av.open
+
+    def refused(*arguments, hwaccel=None, **options):
+        if hwaccel is not None:
+            raise container.av.error.PermissionError(1, "Operation not permitted")
+        return really_open(*arguments, **options)
+
+    monkeypatch.setattr(container.av, "open", refused)
+    assert track("--box", BOX, "--hardware-decode").error.startswith(
+        f"{bikes}: the GPU's video decoder cannot be opened (Operation not permitted)"
+    )
+    assert not track.out.exists()

@@ -28,6 +28,11 @@ Out = Annotated[Path | None, typer.Option(help="The file; default: runs/ and the
 Backend = Annotated[str, typer.Option(help="auto, tensorrt-rtx, tensorrt, onnxruntime-cuda or onnxruntime-cpu.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores for the CPU backend; default: all that this process may use.")]
 
+Hardware = Annotated[
+    bool,
+    typer.Option("--hardware-decode", help="Decode a video file with the GPU's own decoder; what it does not take, the CPU decodes."),
+]
+
 
 def detect(  # noqa: PLR0913, PLR0917 - the command's options
     source: Source,
@@ -42,6 +47,7 @@ def detect(  # noqa: PLR0913, PLR0917 - the command's options
     out: Out = None,
     backend: Backend = "auto",
     threads: Threads = None,
+    hardware_decode: Hardware = False,
 ) -> None:
     """Find what a text names, or what a YOLO knows, on some frames of a clip.
 
@@ -53,7 +59,7 @@ def detect(  # noqa: PLR0913, PLR0917 - the command's options
     from trt_track.runtime.video import open_video
 
     options = DetectorOptions(text, detector, classes, box_threshold, text_threshold)
-    with open_video(source) as clip:
+    with open_video(source, hardware_decode=hardware_decode) as clip:
         path = out or default_detections(clip.info.name)
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ class DetectedRun:
         Args:
             source: the clip.
             run_folder: of the run; the file of the detections goes beside it.
-            more: further options of `trt-track detect`, None for one that was not given.
+            more: further options of `trt-track detect`: None for one that was not given, True or False for a flag.
 
         Raises:
             PromptError: the named file is no finished first stage.
@@ -74,7 +74,10 @@ class DetectedRun:
             return read_detections(self.detections)
         file = run_folder.with_name(f"{run_folder.name}.detections.jsonl")
         arguments = [str(source), *self.options.arguments(), "--out", str(file)]
-        arguments += [part for name, value in more.items() if value is not None for part in (name, str(value))]
+        arguments += [name for name, value in more.items() if value is True]
+        arguments += [
+            part for name, value in more.items() if value is not None and not isinstance(value, bool) for part in (name, str(value))
+        ]
         arguments += ["--detect-every", str(self.every)] if self.every else []
         arguments += ["--scene-cuts"] if self.at_cuts else []
         done = subprocess.run([sys.executable, "-m", "trt_track", "detect", *arguments], stdout=subprocess.DEVNULL, check=False)

@@ -103,6 +103,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     throughput: Throughput = None,
     backend: Backend = "auto",
     threads: Threads = None,
+    hardware_decode: detection.Hardware = False,
 ) -> None:
     """Track objects through a clip: prompted ones, or what a text names.
 
@@ -126,7 +127,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     if not kinds:
         raise OutputError("--save names nothing to write: choose from video, jsonl, png")
     with ExitStack() as stack:
-        clip = stack.enter_context(open_video(source))
+        clip = stack.enter_context(open_video(source, hardware_decode=hardware_decode))
         asked = [] if finding.asked else list(read_all_prompts(box, point, mask, prompts))
         if not finding.asked:
             check_prompts(
@@ -137,7 +138,8 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
             check_ids(prompt.object_id for prompt in asked)
         found = None
         if finding.asked:
-            found = finding.first_stage(source, folder.path, {"--backend": backend, "--threads": threads, "--max-frames": max_frames})
+            more = {"--backend": backend, "--threads": threads, "--max-frames": max_frames, "--hardware-decode": hardware_decode}
+            found = finding.first_stage(source, folder.path, more)
         machine = inspect_machine()
         opened = asked_model.open(backend, machine)
         name, why = choose_backend(backend, opened, machine)
@@ -147,7 +149,13 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         video = Video(tracker, clip)
         if asked:
             video.add_prompts(asked)
-        settings = {"source": str(source), "reverse": reverse, "max_frames": max_frames, "save": sorted(kinds)}
+        settings = {
+            "source": str(source),
+            "hardware_decode": clip.hardware_decode,
+            "reverse": reverse,
+            "max_frames": max_frames,
+            "save": sorted(kinds),
+        }
         settings |= {"max_objects": tracker.limits.objects, "max_conditioning": tracker.max_conditioning}
         how = Passage(max_frames, draw="video" in kinds, throughput=session.overlaps if throughput is None else throughput)
         settings |= {"batch_times": tracker.batch_times and tracker.batch_times.to_json()["milliseconds"]}

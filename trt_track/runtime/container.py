@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
@@ -21,20 +22,41 @@ _FORMATS: Final = (
 _OPTIONS: Final = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
 
-def open_container(path: Path) -> InputContainer:
+_GPU: Final = "cuda"
+"""FFmpeg's name of NVIDIA's decoder, and of pictures that lie in a GPU's memory."""
+
+
+def open_container(path: Path, *, hardware: bool = False) -> InputContainer:
     """Open a local video file, and never any other file or address.
 
+    Args:
+        path: the file.
+        hardware: whether the GPU decodes it, where it can: its pictures come back into the host's memory by themselves.
+
     Raises:
-        VideoError: it is no video that can be read.
+        VideoError: it is no video that can be read, or the GPU's decoder cannot be opened.
     """
+    accelerator = HWAccel(_GPU, allow_software_fallback=True, options={"primary_ctx": "1"}) if hardware else None
     try:
         if path.stat().st_size == 0:
             raise VideoError(f"{path}: the file is empty")
-        return av.open(str(path.resolve()), "r", options=dict(_OPTIONS))
+        return av.open(str(path.resolve()), "r", options=dict(_OPTIONS), hwaccel=accelerator)
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: {_refusal(error)}") from error
+        raise VideoError(f"{path}: {_hardware_refusal(error) if hardware else _refusal(error)}") from error
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror}") from error
+
+
+def is_decoded_by_gpu(stream: VideoStream) -> bool:
+    """Tell, once a picture was decoded, whether the GPU did it; it does not know every codec, nor every form of those that it knows."""
+    return stream.codec_context.pix_fmt == _GPU
+
+
+def _hardware_refusal(error: av.FFmpegError) -> str:
+    return (
+        f"the GPU's video decoder cannot be opened ({error.strerror}): it needs NVIDIA's driver with its video libraries; without "
+        f"--hardware-decode the CPU decodes"
+    )
 
 
 def _refusal(error: av.FFmpegError) -> str:

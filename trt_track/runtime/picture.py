@@ -16,6 +16,9 @@ from trt_track.runtime.frames import Frame, FrameRequest, frame_of
 # Without the second flag libswscale rounds down: white comes out as 253.
 _BICUBIC: Final = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT
 
+_UNSPECIFIED: Final = 2
+"""FFmpeg's number of a matrix that a picture does not tell."""
+
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
@@ -51,11 +54,14 @@ class PictureShape:
     stored_wh: tuple[int, int]
     """Pixels, before rotation."""
     orientation: Orientation
+    colours: tuple[int, int]
+    """FFmpeg's numbers of the matrix from YUV to RGB and of the range of values."""
 
     @classmethod
     def of(cls, picture: VideoFrame) -> PictureShape:
-        """Read size and orientation from a clip's first picture."""
-        return cls(stored_wh=(picture.width, picture.height), orientation=Orientation.of(picture))
+        """Read size, orientation and colours from a clip's first picture, decoded by the CPU."""
+        colours = (int(picture.colorspace), int(picture.color_range))
+        return cls(stored_wh=(picture.width, picture.height), orientation=Orientation.of(picture), colours=colours)
 
     @property
     def displayed_wh(self) -> tuple[int, int]:
@@ -81,6 +87,8 @@ class PictureConverter:
 
     def _rgb(self, reformatter: VideoReformatter, picture: VideoFrame, size_wh: tuple[int, int]) -> np.ndarray:
         width, height = size_wh
+        if int(picture.colorspace) == _UNSPECIFIED:  # PyAV before 18.1 forgets what a clip says where a GPU decodes it
+            picture.colorspace, picture.color_range = self._shape.colours
         scaled = reformatter.reformat(picture, width=width, height=height, format="rgb24", interpolation=int(_BICUBIC))
         image: Any = scaled.to_ndarray()
         return self._shape.orientation.apply(image)

@@ -150,13 +150,17 @@ class Tracker:
             session.close()
             raise
 
-    def video(self, path: str | Path) -> Video:
+    def video(self, path: str | Path, *, hardware_decode: bool = False) -> Video:
         """Open a video file or a folder of frames.
+
+        Args:
+            path: a local file or folder.
+            hardware_decode: whether NVIDIA's video decoder decodes a file, and the CPU only what it does not take.
 
         Raises:
             VideoError: it is missing, unreadable or empty, or larger than the engines were built for.
         """
-        source = open_video(path)
+        source = open_video(path, hardware_decode=hardware_decode)
         try:
             return Video(self, source)
         except BaseException:

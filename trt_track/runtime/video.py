@@ -18,21 +18,23 @@ __all__ = ["Frame", "VideoInfo", "VideoSource", "open_video"]
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # one slash: Path("http://host") has lost the other
 
 
-def open_video(path: str | Path) -> VideoSource:
+def open_video(path: str | Path, *, hardware_decode: bool = False) -> VideoSource:
     """Open a video file, or a folder of JPEG or PNG frames.
 
     Args:
         path: a local file or folder.
+        hardware_decode: whether NVIDIA's video decoder decodes a file, through FFmpeg, and the CPU only what it does not take. Its pictures
+            are resized and turned into RGB on the CPU as always.
 
     Raises:
-        VideoError: it is missing, a URL, no video, or holds no frame that can be read.
+        VideoError: it is missing, a URL, no video, or holds no frame that can be read; or the GPU's decoder cannot be opened.
     """
     place = Path(path)
     if _URL.match(str(path)) and not place.exists():
         raise VideoError(f"URLs are not supported yet: download the clip first ({path})")
     if not place.exists():
         raise VideoError(f"no such file or folder: {place}")
-    return VideoSource(ImageFolder(place) if place.is_dir() else VideoFile(place))
+    return VideoSource(ImageFolder(place) if place.is_dir() else VideoFile(place, hardware=hardware_decode))
 
 
 class VideoSource:
@@ -50,6 +52,11 @@ class VideoSource:
     def info(self) -> VideoInfo:
         """What the clip is, in displayed pixels."""
         return self._reader.info
+
+    @property
+    def hardware_decode(self) -> bool:
+        """Whether a GPU decodes it."""
+        return isinstance(self._reader, VideoFile) and self._reader.hardware
 
     @property
     def damage(self) -> str | None:

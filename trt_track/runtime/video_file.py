@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -11,11 +12,13 @@ from typing import Final
 from av.video.frame import VideoFrame
 
 from trt_track.errors import VideoError
-from trt_track.runtime.container import open_container, video_stream
+from trt_track.runtime.container import is_decoded_by_gpu, open_container, video_stream
 from trt_track.runtime.decoder import PictureDamageError, pictures
 from trt_track.runtime.frames import Frame, FrameRequest, VideoInfo
 from trt_track.runtime.packet_index import scan_packets
 from trt_track.runtime.picture import PictureConverter, PictureShape
+
+_log = logging.getLogger(__name__)
 
 _BLOCK_BYTES: Final = 256 * 2**20
 _BLOCK_FRAMES: Final = (8, 64)
@@ -24,11 +27,15 @@ _BLOCK_FRAMES: Final = (8, 64)
 class VideoFile:
     """A video file; every `read` opens it anew, so that reads do not disturb each other."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, hardware: bool = False) -> None:
         """Count the frames and decode the first one.
 
+        Args:
+            path: the file.
+            hardware: whether the GPU decodes it; what it cannot decode the CPU does, and a warning is logged.
+
         Raises:
-            VideoError: it is no video, or holds no frame that can be decoded.
+            VideoError: it is no video, or holds no frame that can be decoded, or the GPU's decoder cannot be opened.
         """
         self.damage: str | None = None
         self._path = path
@@ -49,11 +56,27 @@ class VideoFile:
             rotation_deg=self._shape.orientation.rotation_deg,
             path=path,
         )
+        self.hardware = hardware and self._gpu_can()
+        """Whether the GPU decodes."""
 
     def read(self, request: FrameRequest) -> Iterator[Frame]:
         """Yield the frames asked for; see `FrameReader.read`."""
         self.damage = None
         return self._read_forward(request) if request.indexes.step > 0 else self._read_reverse(request)
+
+    def _gpu_can(self) -> bool:
+        """Decode the first picture with the GPU, to see whether it can."""
+        with open_container(self._path, hardware=True) as container:
+            stream, problem = video_stream(container), ""
+            try:
+                next(pictures(container, self._index, None), None)
+            except PictureDamageError as damage:
+                problem = f" ({damage.reason})"
+            if not problem and is_decoded_by_gpu(stream):
+                return True
+            codec = stream.codec_context.name
+        _log.warning("%s: the GPU's video decoder does not take this clip, %s%s: the CPU decodes it", self._path, codec, problem)
+        return False
 
     def _first_picture(self) -> tuple[VideoFrame, Fraction, Fraction | None]:
         with open_container(self._path) as container:
@@ -129,7 +152,7 @@ class VideoFile:
         for key in self._index.entry_points(start):
             reached = False
             try:
-                with open_container(self._path) as container:
+                with open_container(self._path, hardware=self.hardware) as container:
                     for index, picture in pictures(container, self._index, key):
                         if request.cancelled.is_set():
                             return

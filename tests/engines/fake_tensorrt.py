@@ -178,6 +178,9 @@ class FakeTensorRT:
     """A runtime whose serialised engines are the names of graphs."""
 
     version = "1.2.3"
+    restored: bytes = b""
+    compiled: bytes | None = None
+    """Kernels that were compiled here, once a context was made."""
     recorded: list
     """Contexts that were made for recordings; `contexts` has the first one of each graph."""
 
@@ -197,3 +200,10 @@ class FakeTensorRT:
 
     def host_inputs(self, engine):
         return frozenset(engine.profile.values)
+
+    def restore_kernels(self, content):
+        misuse_unless(not self.contexts, "a context was made before")
+        self.restored = content
+
+    def kernels(self):
+        return self.compiled

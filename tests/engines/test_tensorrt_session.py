@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tiny_graphs as tiny
@@ -372,6 +374,61 @@ def test_device_arrays_refuse_what_is_not_rows():
         array[4]
     with pytest.raises(TensorMismatchError, match="step of 2"):
         array[::2]
+
+
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRT_TRACK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "kernels"
+
+
+def opened_and_closed(bundle, tensorrt, compiled, *, device=None):
+    """Open and close a session that compiles some kernels; return what it found there."""
+    tensorrt.compiled, tensorrt.restored, tensorrt.contexts = compiled, b"", {}
+    TensorRTSession(bundle, device=device or FakeDevice(), tensorrt=tensorrt).close()
+    return tensorrt.restored
+
+
+def test_kernels_are_kept_from_one_session_to_the_next(bundle, tensorrt, kernels):
+    assert opened_and_closed(bundle, tensorrt, b"first") == b""
+    (path,) = kernels.iterdir()
+    assert path.read_bytes() == b"first"
+    assert opened_and_closed(bundle, tensorrt, b"first and second") == b"first"
+    assert opened_and_closed(bundle, tensorrt, None) == b"first and second"
+    assert path.read_bytes() == b"first and second"
+    assert list(kernels.iterdir()) == [path]
+
+
+def test_what_did_not_change_is_not_written_again(bundle, tensorrt, kernels):
+    opened_and_closed(bundle, tensorrt, b"kernels")
+    (path,) = kernels.iterdir()
+    before = path.stat().st_ino
+    opened_and_closed(bundle, tensorrt, b"kernels")
+    assert path.stat().st_ino == before
+    opened_and_closed(bundle, tensorrt, b"others")
+    assert path.stat().st_ino != before
+
+
+def test_every_gpu_and_every_engine_has_its_own(bundle, tensorrt, kernels):
+    opened_and_closed(bundle, tensorrt, b"one")
+    other = FakeDevice()
+    other.gpu = SimpleNamespace(name="another GPU", sm=other.gpu.sm)
+    assert opened_and_closed(bundle, tensorrt, b"two", device=other) == b""
+    assert sorted(path.read_bytes() for path in kernels.iterdir()) == [b"one", b"two"]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing(bundle, tensorrt, kernels, caplog):
+    caplog.set_level("INFO")
+    kernels.parent.write_text("a file where the folder should be")
+    assert opened_and_closed(bundle, tensorrt, b"kernels") == b""
+    assert "compiled kernels cannot be kept in" in caplog.text
+
+
+def test_a_session_that_does_not_open_keeps_nothing(bundle, tensorrt, kernels, monkeypatch):
+    monkeypatch.setattr(tensorrt, "host_inputs", lambda engine: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        opened_and_closed(bundle, tensorrt, b"kernels")
+    assert not kernels.exists()
 
 
 @pytest.fixture(params=["tensorrt-rtx", "tensorrt"])

@@ -45,10 +45,15 @@ class LibraryDetector:
     folder: Path
 
 
-def library_folder() -> Path:
-    """Return the folder of all bundles: below `TRT_TRACK_CACHE` where that is set, else below the user's cache folder."""
+def cache_folder() -> Path:
+    """Return the folder of everything that can be made again: `TRT_TRACK_CACHE` where that is set, else the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
-    return (Path(chosen) if chosen else Path(platformdirs.user_cache_dir("trt-track"))) / "bundles"
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("trt-track"))
+
+
+def library_folder() -> Path:
+    """Return the folder of all bundles, in `cache_folder`."""
+    return cache_folder() / "bundles"
 
 
 def bundle_folder(model: str, image_size: int, precision: str) -> Path:

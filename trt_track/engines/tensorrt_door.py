@@ -56,6 +56,12 @@ class TensorRT(Protocol):
     def host_inputs(self, engine: Any) -> frozenset[str]:
         """Return the inputs that TensorRT reads on the host, because shapes depend on their values."""
 
+    def restore_kernels(self, content: bytes) -> None:
+        """Take kernels that an earlier process compiled, for contexts that are created from now on."""
+
+    def kernels(self) -> bytes | None:
+        """Return the kernels that were compiled on this machine so far; None where TensorRT compiles or keeps none."""
+
 
 def import_tensorrt(flavour: str) -> ModuleType:
     """Import one flavour of TensorRT.
@@ -112,6 +118,8 @@ class TensorRTRuntime:
         self.trt = import_tensorrt(flavour)
         self.version: str = self.trt.__version__
         self.logger, self.messages = make_logger(self.trt)
+        self._stored_kernels = b""
+        self._kernels: Any = None
         self.runtime = self.trt.Runtime(self.logger)
         if self.runtime is None:
             raise BackendError(f"{flavour} could not start: {last_message(self.messages)}")
@@ -137,17 +145,36 @@ class TensorRTRuntime:
             EngineRunError: TensorRT refused.
         """
         strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        kernels = getattr(self.trt, "DynamicShapesKernelSpecializationStrategy", None)
-        if recorded and kernels is not None:
+        if hasattr(self.trt, "IRuntimeCache"):  # TensorRT for RTX
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+            if recorded:
+                config.dynamic_shapes_kernel_specialization_strategy = self.trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            self._share_kernels(config)
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategy)
         if context is None:
             raise EngineRunError(f"engine {graph!r} got no execution context: {last_message(self.messages)}")
         return context
+
+    def _share_kernels(self, config: Any) -> None:
+        """Let a context use and add to the kernels that all engines of this runtime share."""
+        if self._kernels is None:
+            self._kernels = config.create_runtime_cache()
+            if self._kernels is not None and self._stored_kernels and not self._kernels.deserialize(self._stored_kernels):
+                log.info("kernels of an earlier run do not fit this machine any more: they are compiled again")
+        if self._kernels is not None and not config.set_runtime_cache(self._kernels):
+            log.info("TensorRT does not keep compiled kernels: %s", last_message(self.messages))
+
+    def restore_kernels(self, content: bytes) -> None:
+        """Take what `kernels` returned in an earlier process; what does not fit this machine is not used."""
+        self._stored_kernels = content
+
+    def kernels(self) -> bytes | None:
+        """Return the kernels compiled so far, None where there are none."""
+        memory = None if self._kernels is None else self._kernels.serialize()
+        return bytes(memoryview(memory)) if memory is not None and memory.nbytes else None
 
     def host_inputs(self, engine: Any) -> frozenset[str]:
         """Return the inputs whose values TensorRT reads on the host."""

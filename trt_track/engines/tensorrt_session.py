@@ -10,6 +10,7 @@ from trt_track.engines.bundle import Bundle
 from trt_track.engines.device_arrays import DeviceArrays
 from trt_track.engines.device_memory import Device, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
+from trt_track.engines.kernel_file import KernelFile
 from trt_track.engines.recordings import Recordings
 from trt_track.engines.session import Lane, home_lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
@@ -39,6 +40,7 @@ class TensorRTSession(DeviceArrays):
         super().__init__(device)
         self._workspaces = {lane: Workspace(self._device, lane) for lane in Lane}
         self._graphs: dict[tuple[str, Lane], BoundEngine] = {}
+        self._kernels: KernelFile | None = None
         self._recordings = Recordings(self._device, partial(self._open, recorded=True), self._workspaces)
         try:
             self._tensorrt: TensorRT = tensorrt or TensorRTRuntime(flavour)
@@ -50,9 +52,13 @@ class TensorRTSession(DeviceArrays):
             self.max_frames: int | None = min(record.limits.frames for record in engines.records.values())
             self.max_video_side: int | None = _largest_side(engines)
             self._engines = {name: self._tensorrt.load_engine(engines.read_plan(bundle, name), name) for name in bundle.specs}
+            kernels = KernelFile.of(engines, self.device)
+            if content := kernels.read():
+                self._tensorrt.restore_kernels(content)
             for name in bundle.specs:
                 lane = home_lane(name)
                 self._graphs[name, lane] = self._open(name, lane)
+            self._kernels = kernels
         except BaseException:
             self.close()
             raise
@@ -101,10 +107,14 @@ class TensorRTSession(DeviceArrays):
         return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in needs.items())
 
     def _free(self) -> None:
-        self._recordings.close()
-        self._graphs.clear()
-        for workspace in self._workspaces.values():
-            workspace.close()
+        try:
+            if self._kernels is not None and (content := self._tensorrt.kernels()):
+                self._kernels.write(content)
+        finally:
+            self._recordings.close()
+            self._graphs.clear()
+            for workspace in self._workspaces.values():
+                workspace.close()
 
 
 def _largest_side(engines: EngineFolder) -> int | None:

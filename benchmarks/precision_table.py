@@ -150,14 +150,14 @@ def _encoder_times(exact: Bundle, low: Bundle, order: Order) -> dict[str, float]
 
 
 def _print(rows: list[Mapping[str, Any]]) -> None:
-    table = Table("model", "recipe", "ONNX MB", "encoder MB", "encoder, times FP32", *rows[0]["errors"], box=None, pad_edge=False)
+    table = Table("model", "px", "recipe", "ONNX MB", "encoder MB", "encoder x FP32", *rows[0]["errors"], box=None, pad_edge=False)
     for row in rows:
         speed = f"{row['encoder']['speed']:.2f}" if "encoder" in row else ""
         errors = [f"{max(outputs.values()):.1e}" for outputs in row["errors"].values()]
         table.add_row(
-            f"{row['model']} {row['size']}", row["recipe"], f"{row['onnx_mb']:.1f}", f"{row['image_encoder_mb']:.1f}", speed, *errors
+            row["model"], str(row["size"]), row["recipe"], f"{row['onnx_mb']:.1f}", f"{row['image_encoder_mb']:.1f}", speed, *errors
         )
-    Console(width=160, highlight=False, markup=False).print(table)
+    Console(width=180, highlight=False, markup=False).print(table)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import tiny_graphs as tiny
 
-from trt_track.engines.onnxruntime_session import OnnxRuntimeSession
+from trt_track.engines.onnxruntime_session import MAX_CPU_BATCH, OnnxRuntimeSession, cpu_batch
 from trt_track.errors import EngineRunError, TensorMismatchError
+from trt_track.specs import ModelSpec, graph_specs
 
 
 @pytest.fixture
@@ -94,3 +95,12 @@ def test_copies_keep_the_dtype(session):
     assert target.tolist() == [1, 2]
     with pytest.raises(TypeError):
         session.copy(target, np.zeros(2, np.float64))
+
+
+@pytest.mark.parametrize(("size", "objects"), [(128, 4), (256, 4), (512, 2), (1024, 1)])
+def test_a_call_carries_fewer_objects_where_each_takes_more(size, objects):
+    assert cpu_batch(graph_specs(ModelSpec("some", size), "float32")) == objects
+
+
+def test_graphs_without_memories_carry_the_most(session):
+    assert session.max_batch == cpu_batch({}) == MAX_CPU_BATCH

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -20,8 +20,12 @@ from trt_track.specs import GraphSpec
 
 _log = logging.getLogger(__name__)
 
-MAX_CPU_BATCH = 4
-"""Objects in one call. A larger batch saves nothing more on a CPU, while its attention scores grow with it (118 MB each at 1024 px)."""
+MAX_CPU_BATCH: Final = 4
+"""Objects in one call at most: a larger batch saves nothing more on a CPU."""
+_SCORES: Final = 64 << 20
+"""Bytes of attention scores that a call for several objects may have: above, it is slower than one call for each."""
+_MEMORY_FRAMES: Final = 7
+"""Memories that a tracked object attends to, for the estimate of its scores."""
 
 ELEMENT: dict[str, Any] = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
 ELEMENT["bfloat16"] = 16  # numpy has none: ONNX's number
@@ -98,13 +102,26 @@ def run_bound(graph: str, engine: Any, binding: Any, *options: ort.RunOptions) -
         raise EngineRunError(f"graph {graph!r} failed in ONNX Runtime: {first_line(error)}") from error
 
 
+def cpu_batch(specs: Mapping[str, GraphSpec]) -> int:
+    """Return how many objects one call should carry on a CPU: 4 at 256 px, 2 at 512 px, 1 at 1024 px.
+
+    Args:
+        specs: contracts of a tracker's graphs, or of other ones.
+    """
+    attention = specs.get("memory_attention")
+    if attention is None:
+        return MAX_CPU_BATCH
+    side = int(next(tensor.shape[-1] for tensor in attention.inputs if tensor.name == "embed"))
+    scores: int = 4 * _MEMORY_FRAMES * side**4
+    return max(1, min(MAX_CPU_BATCH, _SCORES // scores))
+
+
 class OnnxRuntimeSession(HostArrays):
     """Fills the `Session` protocol with numpy arrays that ONNX Runtime reads and writes in place."""
 
     backend = "onnxruntime-cpu"
     version: str = ort.__version__
     device = "CPU"
-    max_batch = MAX_CPU_BATCH
     max_objects: int | None = None
     max_frames: int | None = None
     max_video_side: int | None = None
@@ -122,6 +139,7 @@ class OnnxRuntimeSession(HostArrays):
         """
         self.threads = threads or default_threads()
         self.specs: Mapping[str, GraphSpec] = {name: spec for name, (spec, _) in graphs.items()}
+        self.max_batch = cpu_batch(self.specs)
         options = session_options(self.threads, plan_memory=plan_memory)
         self._engines = {name: _Graph(spec, path, options) for name, (spec, path) in graphs.items()}
 

@@ -27,7 +27,7 @@ STEADY: Final[Mapping[str, int]] = {**_COMMON, "B": 1, "N": 7, "P": 16, "K": 1}
 
 def fitting_sizes(session: Session, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return the sizes, or the largest that a session's engines were built for where those are smaller."""
-    most: dict[str, int] = {"B": session.max_batch}
+    most: dict[str, int] = {}
     if session.max_objects is not None:
         limits = Limits(objects=session.max_objects)
         most |= {"B": min(session.max_batch, limits.objects), "pages": limits.pages, "pointers": limits.pointers}

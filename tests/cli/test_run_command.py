@@ -267,7 +267,7 @@ def test_a_clip_that_the_gpu_does_not_take_is_decoded_all_the_same(track, bikes,
     monkeypatch.setattr(container.av, "open", opened)
     done = track("--box", BOX, "--hardware-decode")
     assert done.code == 0
-    assert f"{bikes}: the GPU's video decoder does not take this clip, h264: the CPU decodes it" in caplog.text
+    assert f"{bikes} is not decoded by the GPU (h264): the CPU decodes it" in caplog.text
     assert json.loads((track.out / "run.json").read_text())["settings"]["hardware_decode"] is False
 
 

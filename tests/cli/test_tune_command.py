@@ -24,11 +24,8 @@ def test_tune_then_run(cli, bundle, bikes, tmp_path):
     path = bundle / "batch_times.json"
     assert done.out.splitlines()[-1] == str(path)
     (measured,) = json.loads(path.read_text())["measured"]
-    assert {name: measured[name] for name in ("backend", "version", "device")} == {
-        "backend": "onnxruntime-cpu",
-        "version": onnxruntime.__version__,
-        "device": "CPU",
-    }
+    assert (measured["backend"], measured["version"]) == ("onnxruntime-cpu", onnxruntime.__version__)
+    assert measured["device"].startswith("CPU, ")
     assert [float(row[1]) for row in rows] == [pytest.approx(taken, abs=0.01) for taken in measured["milliseconds"].values()]
 
     masks = {}

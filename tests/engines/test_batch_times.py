@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trt_track.engines.batch_times import BATCH_TIMES, BatchTimes, find_batch_times, keep_batch_times
+from trt_track.engines.batch_times import BATCH_TIMES, BatchTimes, check_batch_times, device_of, find_batch_times, keep_batch_times
 from trt_track.errors import BundleError, OutputError
 
 SIZES = (1, 2, 4, 8, 16)
@@ -36,12 +36,14 @@ def test_no_other_split_is_much_quicker(seed):
     table = times(*np.cumsum(rng.uniform(0.2, 4, 4)))
 
     def cost(split):
-        return sum(np.interp(size, list(table.milliseconds), list(table.milliseconds.values())) for size in split)
+        known, taken = list(table.milliseconds), list(table.milliseconds.values())
+        slope = (taken[-1] - taken[-2]) / (known[-1] - known[-2])
+        return sum(np.interp(size, known, taken) + slope * max(0, size - known[-1]) for size in split)
 
     for objects in range(1, 13):
         for most in (1, 3, 8, 16):
             split = table.split(objects, most)
-            every = list(partitions(objects, min(most, 8)))
+            every = list(partitions(objects, most))
             assert split in every
             assert cost(split) <= min(cost(one) for one in every) / 0.97 + 1e-9
     assert table.widest(12, 16) == max(table.split(objects, 16)[0] for objects in range(1, 13))
@@ -53,15 +55,24 @@ def test_no_other_split_is_much_quicker(seed):
         ((1, 1.5, 2, 3, 5), 16, 16, (16,)),  # batching helps
         ((1, 1.5, 2, 3, 5), 13, 16, (13,)),
         ((1, 1.5, 2, 3, 5), 16, 8, (8, 8)),
-        ((1, 1.5, 2, 3, 5), 40, 64, (16, 16, 8)),  # none is larger than what was measured
+        ((1, 1.5, 2, 3, 5), 40, 64, (40,)),  # larger ones than were measured, on the same line
+        ((1, 1.5, 2, 3, 5), 40, 16, (16, 16, 8)),
+        ((5, 6), 16, 16, (16,)),  # only small ones were measured
+        ((1, 1.6, 3, 8, 20), 32, 32, (4,) * 8),
         ((1, 2.2, 4.8, 10, 22), 4, 16, (1, 1, 1, 1)),  # batching hurts
         ((1, 1.6, 3, 8, 20), 10, 16, (4, 4, 2)),  # it hurts from somewhere on
         ((1, 2, 4, 8.1, 16.4), 16, 16, (16,)),  # within the noise
-        ((2.5,), 3, 16, (1, 1, 1)),
+        ((2.5,), 3, 16, (3,)),  # nothing says that one by one is quicker
+        ((1, 0.9), 4, 16, (4,)),
     ],
 )
 def test_splits(milliseconds, objects, most, split):
     assert times(*milliseconds).split(objects, most) == split
+
+
+def test_threads_tell_cpus_apart():
+    assert device_of(session()) == "GPU"
+    assert device_of(session(device="CPU", threads=2)).startswith("CPU, 2 threads, ")
 
 
 @pytest.mark.parametrize("milliseconds", [{}, {2: 1.0}, {1: 1.0, 4: 2.0, 2: 1.5}, {1: 0.0}, {1: -1.0, 2: 2.0}])
@@ -99,7 +110,11 @@ def test_each_device_has_its_own(tmp_path):
 )
 def test_damaged_files(tmp_path, content, message):
     (tmp_path / BATCH_TIMES).write_text(content)
-    for work in (lambda: find_batch_times(tmp_path, session()), lambda: keep_batch_times(tmp_path, times(1))):
+    for work in (
+        lambda: find_batch_times(tmp_path, session()),
+        lambda: check_batch_times(tmp_path),
+        lambda: keep_batch_times(tmp_path, times(1)),
+    ):
         with pytest.raises(BundleError) as caught:
             work()
         assert message in str(caught.value)
@@ -107,7 +122,11 @@ def test_damaged_files(tmp_path, content, message):
     assert (tmp_path / BATCH_TIMES).read_text() == content
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    check_batch_times(tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(OutputError, match="copy the bundle to where it can"):
+        check_batch_times(tmp_path)
     with pytest.raises(OutputError, match="copy the bundle to where it can"):
         keep_batch_times(tmp_path / "missing", times(1))
 

@@ -269,8 +269,9 @@ def test_a_frame_is_two_launches_once_the_memory_is_full(bundle, objects, throug
         assert found == [[objects * 37 * 53], [4 * objects], [4 * objects]]
 
 
-@pytest.mark.parametrize("together", [3, 4])
-def test_frames_that_are_encoded_together_are_one_launch_of_the_encoder(bundle, together):
+@pytest.mark.parametrize(("together", "most"), [(3, 32), (4, 32), (4, 3)])
+def test_frames_that_are_encoded_together_are_one_launch_of_the_encoder(bundle, together, most, monkeypatch):
+    monkeypatch.setattr(recordings, "MOST", most)  # of each frame of a call
     asked = [call for calls in steady_log(bundle, 2, together=together, throughput=True) for call in calls]
     assert Counter(call for call in asked if call[0] == "launch") == {("launch", Lane.ENCODE): 2, ("launch", Lane.TRACK): 2 * together}
     assert Counter(call[0] for call in asked) == {"copy": 2 * together * (2 + 3), "launch": 2 + 2 * together, "wait": 2 * together}

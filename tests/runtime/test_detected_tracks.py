@@ -216,7 +216,7 @@ class OracleTracker(Tracker):
         self.oracle, self.lent = oracle, 0
 
     @contextmanager
-    def steps(self, video_wh, *, keep_logits):
+    def steps(self, video_wh, *, keep_logits, together):
         """Lend the oracle, and to a pass within a pass one that starts with nothing."""
         assert video_wh == SIZE_WH
         inner = replace(self.oracle, truth={}, pages={}, computed={}, corrected=[])

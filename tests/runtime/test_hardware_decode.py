@@ -97,7 +97,7 @@ def test_a_clip_that_the_gpu_does_not_take_is_decoded_by_the_cpu(clip, asked, ca
     assert not video.hardware_decode
     assert asked[-2:] == [True, False]  # it was tried, then read without
     assert_close(frames, expected)
-    assert caplog.messages == [f"{clip}: the GPU's video decoder does not take this clip, h264: the CPU decodes it"]
+    assert caplog.messages == [f"{clip} is not decoded by the GPU (h264): the CPU decodes it"]
 
 
 def test_without_a_decoder(clip, monkeypatch):
@@ -111,6 +111,23 @@ def test_without_a_decoder(clip, monkeypatch):
         VideoError, match=r"the GPU's video decoder cannot be opened \(Operation not permitted\).*without --hardware-decode"
     ):
         source._gpu_can()
+
+
+def test_a_decoder_that_is_lost_later_is_the_cpus(clip, gpu_like, monkeypatch, caplog):
+    _, expected = read(clip, keep_video=True)
+    with open_video(clip, hardware_decode=True) as video:
+        really_open = container.av.open
+
+        def refused(*arguments, hwaccel=None, **options):
+            if hwaccel is not None:
+                raise av.error.ExternalError(1, "Generic error in an external library")
+            return really_open(*arguments, **options)
+
+        monkeypatch.setattr(container.av, "open", refused)
+        frames = list(video.frames(size=32, keep_video=True))
+        assert not video.hardware_decode
+    assert_close(frames, expected)
+    assert caplog.messages[-1].endswith("without --hardware-decode the CPU decodes; from here on the CPU decodes")
 
 
 def test_a_folder_of_frames_is_the_cpus(tmp_path):

@@ -130,7 +130,7 @@ def test_a_batch_is_never_larger_than_the_session_wants(clip, max_batch, split):
         ({1: 1, 2: 1.2, 4: 3, 8: 9}, [3, 2, 2], 3),
         ({1: 1, 2: 1.5, 4: 2, 8: 3}, [7], 7),
         ({1: 1, 2: 3}, [1] * 7, 1),
-        ({1: 1, 4: 2}, [4, 3], 4),
+        ({1: 1, 4: 2, 8: 9}, [4, 3], 5),
     ],
 )
 def test_batches_are_those_that_were_measured_to_be_quickest(clip, milliseconds, split, widest):
@@ -139,7 +139,7 @@ def test_batches_are_those_that_were_measured_to_be_quickest(clip, milliseconds,
         for object_id in range(1, 8):
             video.add(object_id=object_id, points=[(10 * object_id, 30)])
         results = list(video.propagate(max_frames=4))
-        with tracker.steps((96, 64), keep_logits=False) as steps:
+        with tracker.steps((96, 64), keep_logits=False, together=False) as steps:
             assert steps.batch == widest  # no buffer is larger than what is used
     assert batches(session) == split * 3
     assert {result.object_ids for result in results} == {tuple(range(1, 8))}

@@ -36,12 +36,13 @@ def tune(  # noqa: PLR0913, PLR0917 - the command's options
     from trt_track.bench.batch_timing import batch_milliseconds
     from trt_track.cli.progress import progress_bar
     from trt_track.engines.backends import choose_backend, inspect_machine, open_chosen
-    from trt_track.engines.batch_times import BatchTimes, keep_batch_times
+    from trt_track.engines.batch_times import BatchTimes, check_batch_times, device_of, keep_batch_times
 
     video_wh, machine = parse_video(video), inspect_machine()
     opened = ModelOptions(bundle, model, size, precision).open(backend, machine)
     name, why = choose_backend(backend, opened, machine)
     typer.echo(f"backend: {why}", err=True)
+    check_batch_times(opened.folder)
     with open_chosen(opened, name, threads) as session, progress_bar("objects a batch") as advance:
         most, found = min(max_objects, session.max_objects or max_objects), {}
         for objects, taken in batch_milliseconds(
@@ -53,11 +54,14 @@ def tune(  # noqa: PLR0913, PLR0917 - the command's options
             on_round=lambda count, done, total: advance(done, total, f"{count} a batch"),
         ):
             found[objects] = taken
-        times = BatchTimes(session.backend, session.version, session.device, found)
-        path = keep_batch_times(opened.folder, times)
+        times = BatchTimes(session.backend, session.version, device_of(session), found)
     table = Table("objects", "ms", "ms an object", "tracked in batches of", box=None, pad_edge=False)
     for objects, taken in found.items():
         split = " + ".join(str(batch) for batch in times.split(objects, most))
         table.add_row(str(objects), f"{taken:.2f}", f"{taken / objects:.2f}", split)
     Console(width=100, markup=False, highlight=False).print(table)
-    typer.echo(path)
+    if max(found) < max_objects:
+        typer.echo(
+            f"larger batches than {max(found)} are not possible here: the engines, the memory or the backend allow no more", err=True
+        )
+    typer.echo(keep_batch_times(opened.folder, times))

@@ -7,6 +7,8 @@ lies, and tracking splits its objects as the table says. Masks do not depend on 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ class BatchTimes:
     version: str
     """Of the library that computes."""
     device: str
-    """The GPU's name, or `CPU`."""
+    """See `device_of`."""
     milliseconds: Mapping[int, float]
     """By objects of the batch, at least for one object, rising."""
 
@@ -55,13 +57,13 @@ class BatchTimes:
 
     def belongs_to(self, session: Session) -> bool:
         """Tell whether it was measured with what a session computes with."""
-        return (self.backend, self.version, self.device) == (session.backend, session.version, session.device)
+        return (self.backend, self.version, self.device) == (session.backend, session.version, device_of(session))
 
     def split(self, objects: int, most: int) -> tuple[int, ...]:
         """Return the batches that take the least time together, the largest first.
 
-        Sizes between measured ones count as on a line between them; none is larger than what was measured. As few batches as possible are
-        taken unless more save 3 %.
+        Sizes between measured ones count as on a line between them, larger ones as on the line through the two largest. As few batches as
+        possible are taken unless more save 3 %.
 
         Args:
             objects: to be tracked, 1 or more.
@@ -74,10 +76,16 @@ class BatchTimes:
         return max(self.split(count, most)[0] for count in range(1, objects + 1))
 
 
+def device_of(session: Session) -> str:
+    """Return the GPU's name, or how many threads of which processor compute."""
+    threads = getattr(session, "threads", None)
+    return session.device if threads is None else f"{session.device}, {threads} threads, {platform.processor() or platform.machine()}"
+
+
 @lru_cache(maxsize=4096)
 def _split(measured: tuple[tuple[int, float], ...], objects: int, most: int) -> tuple[int, ...]:
-    largest = min(most, measured[-1][0])
-    costs = [0.0, *(_between(measured, size) for size in range(1, largest + 1))]
+    largest = min(most, objects)
+    costs = [0.0, *(_estimate(measured, size) for size in range(1, largest + 1))]
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for count in range(1, objects + 1):
         choices = ((costs[size] + best[count - size][0], -size) for size in range(1, min(largest, count) + 1))
@@ -87,14 +95,13 @@ def _split(measured: tuple[tuple[int, float], ...], objects: int, most: int) -> 
     return best[objects][1] if best[objects][0] < _WORTH * sum(costs[size] for size in fewest) else fewest
 
 
-def _between(measured: tuple[tuple[int, float], ...], objects: int) -> float:
-    """Return the milliseconds of a batch, read off the line between its measured neighbours."""
-    right = bisect_left(measured, (objects, 0.0))
-    (after, later) = measured[right]
-    if after == objects:
-        return later
-    before, earlier = measured[right - 1]
-    return earlier + (later - earlier) * (objects - before) / (after - before)
+def _estimate(measured: tuple[tuple[int, float], ...], objects: int) -> float:
+    """Return the milliseconds of a batch, read off the line through its measured neighbours; no objects take no time."""
+    known = ((0, 0.0), *measured)
+    right = min(max(bisect_left(known, (objects, 0.0)), 1), len(known) - 1)
+    (before, earlier), (after, later) = known[right - 1], known[right]
+    estimate = earlier + (later - earlier) * (objects - before) / (after - before)
+    return estimate if objects <= after else max(estimate, later)
 
 
 def _fewest(objects: int, largest: int) -> Iterator[int]:
@@ -115,6 +122,18 @@ def find_batch_times(folder: Path, session: Session) -> BatchTimes | None:
         BundleError: `batch_times.json` is damaged.
     """
     return next((times for times in _read(folder / BATCH_TIMES) if times.belongs_to(session)), None)
+
+
+def check_batch_times(folder: Path) -> None:
+    """Look whether a table can be kept, before anything is measured.
+
+    Raises:
+        BundleError: the file that is there is damaged.
+        OutputError: the folder cannot be written.
+    """
+    _read(folder / BATCH_TIMES)
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} cannot be written: copy the bundle to where it can and measure it there")
 
 
 def keep_batch_times(folder: Path, times: BatchTimes) -> Path:

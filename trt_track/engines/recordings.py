@@ -18,7 +18,8 @@ _log = logging.getLogger(__name__)
 RARE: Final = 2
 """Times that a sequence is simply done. While an object's memory fills, every frame has sizes of its own, which do not come again."""
 MOST: Final = 32
-"""Recordings that are kept, those used last; each holds contexts of its engines and the nodes of its graph."""
+"""Recordings that are kept for each frame of one call of the encoder, those used last; each holds contexts of its engines and the nodes of
+its graph. Every frame of a call has sequences of its own, as its features lie elsewhere."""
 MOST_COUNTED: Final = 1024
 """Sequences whose times are counted, those used last."""
 
@@ -57,6 +58,8 @@ class Recordings:
             workspaces: what the contexts of each lane work in.
         """
         self._device, self._open, self._workspaces = device, open_engine, workspaces
+        self.frames = 1
+        """Frames of one call of the encoder."""
         self._tapes: OrderedDict[Hashable, Tape] = OrderedDict()
         self._tape: Tape | None = None
         self._lane = Lane.TRACK
@@ -123,9 +126,9 @@ class Recordings:
             self._tape = None
 
     def _forget_oldest(self) -> None:
-        """Keep no more than `MOST` recordings; the device is idle when contexts go, as what runs must not lose them."""
+        """Keep no more recordings than `MOST` says; the device is idle when contexts go, as what runs must not lose them."""
         held = [key for key, tape in self._tapes.items() if tape.engines]
-        if len(held) > MOST:
+        if len(held) > MOST * self.frames:
             self._forget(held[0])
 
     def _forget(self, key: Hashable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 
@@ -16,6 +17,8 @@ from trt_track.engines.session import Lane, home_lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
 from trt_track.errors import TensorMismatchError
 from trt_track.specs import GraphSpec
+
+_log = logging.getLogger(__name__)
 
 
 class TensorRTSession(DeviceArrays):
@@ -49,8 +52,10 @@ class TensorRTSession(DeviceArrays):
             self.specs: Mapping[str, GraphSpec] = bundle.specs
             self.max_batch = min(record.limits.objects for record in engines.records.values())
             self.max_objects: int | None = self.max_batch
-            self.max_frames: int | None = min(record.limits.frames for record in engines.records.values())
+            frames = min(record.limits.frames for record in engines.records.values())
+            self.max_frames: int | None = frames
             self.max_video_side: int | None = _largest_side(engines)
+            self._recordings.frames = frames
             self._engines = {name: self._tensorrt.load_engine(engines.read_plan(bundle, name), name) for name in bundle.specs}
             kernels = KernelFile.of(engines, self.device)
             if content := kernels.read():
@@ -107,14 +112,19 @@ class TensorRTSession(DeviceArrays):
         return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in needs.items())
 
     def _free(self) -> None:
+        self._keep_kernels()
+        self._recordings.close()
+        self._graphs.clear()
+        for workspace in self._workspaces.values():
+            workspace.close()
+
+    def _keep_kernels(self) -> None:
+        """Keep what TensorRT compiled for the next process; nothing else depends on it."""
         try:
             if self._kernels is not None and (content := self._tensorrt.kernels()):
                 self._kernels.write(content)
-        finally:
-            self._recordings.close()
-            self._graphs.clear()
-            for workspace in self._workspaces.values():
-                workspace.close()
+        except (RuntimeError, MemoryError) as error:
+            _log.info("compiled kernels are not kept: %s", error)
 
 
 def _largest_side(engines: EngineFolder) -> int | None:

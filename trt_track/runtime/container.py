@@ -36,7 +36,8 @@ def open_container(path: Path, *, hardware: bool = False) -> InputContainer:
     Raises:
         VideoError: it is no video that can be read, or the GPU's decoder cannot be opened.
     """
-    accelerator = HWAccel(_GPU, allow_software_fallback=True, options={"primary_ctx": "1"}) if hardware else None
+    # In a CUDA context of its own: FFmpeg refuses one that others use with other flags, as TensorRT's session does.
+    accelerator = HWAccel(_GPU, allow_software_fallback=True) if hardware else None
     try:
         if path.stat().st_size == 0:
             raise VideoError(f"{path}: the file is empty")

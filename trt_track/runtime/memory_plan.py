@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 CONTEXT_BYTES: Final = 512 << 20
 """Allowed for CUDA's context, the driver's own memory, and the kernels of all engines; it cannot be computed."""
 RECORDINGS_BYTES: Final = 64 << 20
-"""Allowed for the nodes of up to 32 CUDA graphs; contexts hold no GPU memory beside the work space that they share."""
+"""Allowed for the nodes of up to 32 CUDA graphs, for each frame of one call of the encoder; contexts hold no GPU memory of their own."""
 SLOTS: Final = 2
 """Frames in flight on a GPU."""
 _ALIGNMENT: Final = 64
@@ -110,7 +110,7 @@ def plan_memory(task: TrackingTask, engines: Mapping[str, EngineFigures]) -> Mem
     buffers = [Part(name, nbytes, _REASONS[name]) for name, nbytes in task.buffer_bytes().items()]
     allowed = [
         Part("CUDA", CONTEXT_BYTES, "an allowance: context, driver, kernels"),
-        Part("recordings", RECORDINGS_BYTES, "an allowance: CUDA graphs"),
+        Part("recordings", RECORDINGS_BYTES * task.frames, "an allowance: CUDA graphs"),
     ]
     return MemoryPlan((*weights, *spaces, *buffers, *allowed, *_pinned(task)))
 
@@ -161,7 +161,7 @@ def _still_needed(session: Session, task: TrackingTask) -> int | None:
     """Return what will be allocated once the engines are loaded; None where the session does not know."""
     space = session.work_space(task.sizes())
     slots = SLOTS if session.overlaps else 1
-    return None if space is None else space + sum(task.buffer_bytes(slots).values()) + RECORDINGS_BYTES
+    return None if space is None else space + sum(task.buffer_bytes(slots).values()) + RECORDINGS_BYTES * task.frames
 
 
 def halved(batch: int) -> int:

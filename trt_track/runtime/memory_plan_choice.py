@@ -143,8 +143,9 @@ def _batches(objects: int | None) -> list[int]:
 def _choice(name: str, size: int, batch: int, wish: Wish, sm: int) -> Choice:
     model, objects = _spec(name, size), wish.objects or batch
     limits = conditioning_limits(model, objects, None)
-    task = TrackingTask(graph_specs(model, Recipe.read(PRECISION).exchange), model, limits, batch, wish.video_wh)
-    return Choice(name, size, objects, batch, plan_memory(task, _figures(name, size, batch, sm)))
+    figures, frames = _figures(name, size, batch, sm)
+    task = TrackingTask(graph_specs(model, Recipe.read(PRECISION).exchange), model, limits, batch, wish.video_wh, frames)
+    return Choice(name, size, objects, batch, plan_memory(task, figures))
 
 
 def _spec(name: str, size: int) -> ModelSpec:
@@ -157,14 +158,17 @@ def _spec(name: str, size: int) -> ModelSpec:
     return ModelSpec(name, size)
 
 
-def _figures(name: str, size: int, batch: int, sm: int) -> dict[str, EngineFigures]:
-    """Return what the engines take: of a bundle of the library, if it has some for this GPU that say so, else from the table."""
+def _figures(name: str, size: int, batch: int, sm: int) -> tuple[dict[str, EngineFigures], int]:
+    """Return what the engines take, and the frames that one call of the encoder is for.
+
+    They are those of a bundle of the library, if it has some for this GPU that say so, else from the table.
+    """
     for one in _bundles():
         if (one.model, one.image_size) == (name, size):
             for folder in _engine_folders(one, sm):
                 if (figures := recorded_figures(folder.records, batch)) is not None:
-                    return figures
-    return measured_figures(name, size, sm=sm, objects=batch)
+                    return figures, min(record.limits.frames for record in folder.records.values())
+    return measured_figures(name, size, sm=sm, objects=batch), 1
 
 
 def _engine_folders(one: LibraryBundle, sm: int) -> Iterator[EngineFolder]:

@@ -135,6 +135,7 @@ class Steps:
         video_wh: tuple[int, int],
         *,
         keep_logits: bool = False,
+        together: bool = True,
         batch_times: BatchTimes | None = None,
     ) -> None:
         """Allocate everything.
@@ -145,13 +146,14 @@ class Steps:
             limits: capacity of the bank and of a batch; a batch gets smaller where the GPU's memory is short.
             video_wh: size of the masks that come out.
             keep_logits: whether outcomes carry the logits, and which candidates the masks are.
+            together: whether several frames are encoded in one call, where the session takes them.
             batch_times: which batches are the quickest; without it they are as large as they can be.
         """
         self.session, self.model, self.keep_logits, self._times = session, model, keep_logits, batch_times
         most = min(session.max_batch, limits.objects)
         if batch_times is not None:
             most = batch_times.widest(limits.objects, most)
-        ahead = (session.max_frames or 1) if session.overlaps else 1
+        ahead = (session.max_frames or 1) if session.overlaps and together else 1
         task = fitting_task(session, TrackingTask(session.specs, model, limits, most, video_wh, ahead))
         self.batch, self.frames = task.batch, task.frames
         slots = 2 if session.overlaps else 1

@@ -92,7 +92,7 @@ class Tracker:
             )
         self.session, self.model, self.batch_times = session, model, batch_times
         self.limits = conditioning_limits(model, max_objects or built or Limits().objects, max_conditioning)
-        self._idle: dict[tuple[tuple[int, int], bool], list[Steps]] = {}
+        self._idle: dict[tuple[tuple[int, int], bool, bool], list[Steps]] = {}
 
     @property
     def max_conditioning(self) -> int:
@@ -168,17 +168,15 @@ class Tracker:
             raise
 
     @contextmanager
-    def steps(self, video_wh: tuple[int, int], *, keep_logits: bool) -> Iterator[Steps]:
-        """Lend the buffers of one pass over a video; a later pass over a video of the same size gets the same ones."""
-        idle = self._idle.setdefault((video_wh, keep_logits), [])
-        steps = idle.pop() if idle else self._new_steps(video_wh, keep_logits=keep_logits)
+    def steps(self, video_wh: tuple[int, int], *, keep_logits: bool, together: bool) -> Iterator[Steps]:
+        """Lend the buffers of one pass over a video; a later pass over a video of the same size, of the same kind, gets the same ones."""
+        options = {"keep_logits": keep_logits, "together": together}
+        idle = self._idle.setdefault((video_wh, keep_logits, together), [])
+        steps = idle.pop() if idle else Steps(self.session, self.model, self.limits, video_wh, batch_times=self.batch_times, **options)
         try:
             yield steps
         finally:
             idle.append(steps)
-
-    def _new_steps(self, video_wh: tuple[int, int], *, keep_logits: bool) -> Steps:
-        return Steps(self.session, self.model, self.limits, video_wh, keep_logits=keep_logits, batch_times=self.batch_times)
 
     def close(self) -> None:
         """Free the model."""
@@ -312,7 +310,7 @@ class Video:
         """
         check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
         self._check_count(self.prompts, reverse=reverse)
-        with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits) as steps:
+        with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits, together=throughput) as steps:
             running = self._running = Propagation(self, steps, reverse=reverse, late=throughput, settled=settled)
             try:
                 yield from running.run(max_frames, keep_video=keep_video)

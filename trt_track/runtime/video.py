@@ -24,7 +24,7 @@ def open_video(path: str | Path, *, hardware_decode: bool = False) -> VideoSourc
     Args:
         path: a local file or folder.
         hardware_decode: whether NVIDIA's video decoder decodes a file, through FFmpeg, and the CPU only what it does not take. Its pictures
-            are resized and turned into RGB on the CPU as always.
+            are resized and turned into RGB on the CPU as always. It does not tell damaged pictures: a damaged clip is read on.
 
     Raises:
         VideoError: it is missing, a URL, no video, or holds no frame that can be read; or the GPU's decoder cannot be opened.

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from trt_track.errors import VideoError
@@ -71,12 +72,22 @@ class VideoFile:
             try:
                 next(pictures(container, self._index, None), None)
             except PictureDamageError as damage:
-                problem = f" ({damage.reason})"
+                problem = f", {damage.reason}"
             if not problem and is_decoded_by_gpu(stream):
                 return True
             codec = stream.codec_context.name
-        _log.warning("%s: the GPU's video decoder does not take this clip, %s%s: the CPU decodes it", self._path, codec, problem)
+        _log.warning("%s is not decoded by the GPU (%s%s): the CPU decodes it", self._path, codec, problem)
         return False
+
+    def _open(self) -> InputContainer:
+        """Open the file for the GPU's decoder if that can still be had, else for the CPU's."""
+        if self.hardware:
+            try:
+                return open_container(self._path, hardware=True)
+            except VideoError as error:
+                _log.warning("%s; from here on the CPU decodes", error)
+                self.hardware = False
+        return open_container(self._path)
 
     def _first_picture(self) -> tuple[VideoFrame, Fraction, Fraction | None]:
         with open_container(self._path) as container:
@@ -152,7 +163,7 @@ class VideoFile:
         for key in self._index.entry_points(start):
             reached = False
             try:
-                with open_container(self._path, hardware=self.hardware) as container:
+                with self._open() as container:
                     for index, picture in pictures(container, self._index, key):
                         if request.cancelled.is_set():
                             return

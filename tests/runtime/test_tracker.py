@@ -130,7 +130,7 @@ def test_a_batch_is_never_larger_than_the_session_wants(clip, max_batch, split):
         ({1: 1, 2: 1.2, 4: 3, 8: 9}, [3, 2, 2], 3),
         ({1: 1, 2: 1.5, 4: 2, 8: 3}, [7], 7),
         ({1: 1, 2: 3}, [1] * 7, 1),
-        ({1: 1, 4: 2, 8: 9}, [4, 3], 5),
+        ({1: 1, 4: 2, 8: 9}, [4, 3], 4),
     ],
 )
 def test_batches_are_those_that_were_measured_to_be_quickest(clip, milliseconds, split, widest):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
-from trt_track.export.careful_layers import compute_in_float32
+from trt_track.export.careful_layers import compute_in_float32, torch_dtype
 from trt_track.export.image_encoder import ImageEncoder
 from trt_track.export.mask_decoder import MaskDecoder
 from trt_track.export.mask_prompt import MaskPrompt
@@ -23,12 +23,6 @@ _WITH_FUSED_FORM: Final = frozenset({"image_encoder", "memory_attention"})
 def graph_dtype(graph: str, recipe: Recipe) -> torch.dtype:
     """Return what a graph computes in, where it is not quantised."""
     return torch_dtype(recipe.of(graph).dtype if graph in NETWORKS else "float32")
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Return PyTorch's dtype of a name."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def is_fused(graph: str, recipe: Recipe) -> bool:
@@ -47,17 +41,20 @@ def build_modules(predictor: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
         ModelError: an exception of the recipe names layers that the model does not have.
     """
     predictor = copy.deepcopy(predictor).requires_grad_(False)
-    dtype, exchange = {graph: graph_dtype(graph, recipe) for graph in NETWORKS}, torch_dtype(recipe.exchange)
-    fused: dict[str, Any] = {graph: is_fused(graph, recipe) for graph in NETWORKS}
+    dtype, precision = {graph: graph_dtype(graph, recipe) for graph in NETWORKS}, {graph: recipe.of(graph) for graph in NETWORKS}
+    fused = {graph: is_fused(graph, recipe) for graph in NETWORKS}
     modules = {
         "mask_decoder": MaskDecoder(copy.deepcopy(predictor), dtype["mask_decoder"]),
-        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), dtype["memory_encoder"], exchange),
+        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), dtype["memory_encoder"], torch_dtype(recipe.memory)),
         "mask_prompt": MaskPrompt(predictor),
         "mask_upscale": MaskUpscale(predictor),
         "memory_attention": MemoryAttention(
-            copy.deepcopy(predictor), fused=fused["memory_attention"], dtype=dtype["memory_attention"], exchange=exchange
+            copy.deepcopy(predictor),
+            precision["memory_attention"],
+            fused=fused["memory_attention"],
+            features=torch_dtype(recipe.features),
         ),
-        "image_encoder": ImageEncoder(predictor, dtype["image_encoder"], fused=fused["image_encoder"]),
+        "image_encoder": ImageEncoder(predictor, precision["image_encoder"], fused=fused["image_encoder"]),
     }
     for graph, module in modules.items():
         compute_in_float32(module, graph, recipe)

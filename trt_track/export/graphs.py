@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -15,7 +16,7 @@ from trt_track.export.mask_prompt import MaskPrompt
 from trt_track.export.mask_upscale import MaskUpscale
 from trt_track.export.memory_attention import MemoryAttention
 from trt_track.export.memory_encoder import MemoryEncoder
-from trt_track.recipe import NETWORKS, Recipe
+from trt_track.recipe import NETWORKS, NetworkPrecision, Recipe
 
 _WITH_FUSED_FORM: Final = frozenset({"image_encoder", "memory_attention"})
 
@@ -40,22 +41,25 @@ def build_modules(predictor: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
     Raises:
         ModelError: an exception of the recipe names layers that the model does not have.
     """
+    modules = _modules(predictor, recipe, {graph: recipe.of(graph) for graph in NETWORKS})
+    careful = any(recipe.own_layers(graph) for graph in modules)
+    exact = _modules(predictor, recipe, dict.fromkeys(NETWORKS, NetworkPrecision())) if careful else {}
+    for graph, module in modules.items():
+        compute_in_float32(module, graph, recipe, exact.get(graph))
+    return {name: module.eval() for name, module in modules.items()}
+
+
+def _modules(predictor: nn.Module, recipe: Recipe, precision: Mapping[str, NetworkPrecision]) -> dict[str, nn.Module]:
+    """Return the modules in the forms that a recipe asks for, in these precisions."""
     predictor = copy.deepcopy(predictor).requires_grad_(False)
-    dtype, precision = {graph: graph_dtype(graph, recipe) for graph in NETWORKS}, {graph: recipe.of(graph) for graph in NETWORKS}
-    fused = {graph: is_fused(graph, recipe) for graph in NETWORKS}
-    modules = {
-        "mask_decoder": MaskDecoder(copy.deepcopy(predictor), dtype["mask_decoder"]),
-        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), dtype["memory_encoder"], torch_dtype(recipe.memory)),
+    memory, features = torch_dtype(recipe.memory), torch_dtype(recipe.features)
+    decoder, encoder = (torch_dtype(precision[graph].dtype) for graph in ("mask_decoder", "memory_encoder"))
+    attention, image = (is_fused(graph, recipe) for graph in ("memory_attention", "image_encoder"))
+    return {
+        "mask_decoder": MaskDecoder(copy.deepcopy(predictor), decoder),
+        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), encoder, memory),
         "mask_prompt": MaskPrompt(predictor),
         "mask_upscale": MaskUpscale(predictor),
-        "memory_attention": MemoryAttention(
-            copy.deepcopy(predictor),
-            precision["memory_attention"],
-            fused=fused["memory_attention"],
-            features=torch_dtype(recipe.features),
-        ),
-        "image_encoder": ImageEncoder(predictor, precision["image_encoder"], fused=fused["image_encoder"]),
+        "memory_attention": MemoryAttention(copy.deepcopy(predictor), precision["memory_attention"], fused=attention, features=features),
+        "image_encoder": ImageEncoder(predictor, precision["image_encoder"], fused=image),
     }
-    for graph, module in modules.items():
-        compute_in_float32(module, graph, recipe)
-    return {name: module.eval() for name, module in modules.items()}

@@ -121,7 +121,7 @@ class Block(nn.Module):
         """Map (F*n*n, w*w, C) to (F*n*n, w*w, C'), the windows halved where a stage begins."""
         normed = self.norm1(x)
         if self.shortcut is not None:
-            x = self.shortcut(normed)
+            x = self.shortcut(normed).to(x.dtype)
             x = self.stream.pooled(x) if self.pools else x
         x = x + self.attention(normed)
         out: Tensor = x + self.mlp(self.norm2(x))

@@ -11,7 +11,7 @@ name = "mine"
 about = "less"
 [networks]
 image_encoder = { dtype = "float16", quantize = ["MatMul"] }
-memory_attention = "float16"
+memory_attention = { dtype = "bfloat16", stream = "float32" }
 [[exceptions]]
 network = "image_encoder"
 layers = ["neck.*"]
@@ -34,7 +34,9 @@ def test_what_the_shipped_recipes_are():
     read = {name: Recipe.read(name) for name in PRECISIONS}
     assert [one.of("image_encoder").told for one in read.values()] == ["float32", "float16", "bfloat16", "int8"]
     assert [one.of("memory_attention").told for one in read.values()] == ["float32", "float16", "bfloat16", "float16"]
-    assert [one.exchange for one in read.values()] == ["float32", "float16", "bfloat16", "float16"]
+    assert [one.features for one in read.values()] == ["float32", "float16", "float32", "float16"]
+    assert [one.memory for one in read.values()] == ["float32", "float16", "bfloat16", "float16"]
+    assert [one.of("memory_attention").stream for one in read.values()] == ["float32", "float16", "float32", "float16"]
 
 
 def test_a_file_is_read(tmp_path):
@@ -43,11 +45,15 @@ def test_a_file_is_read(tmp_path):
     assert recipe.of("image_encoder") == NetworkPrecision("float16", ("MatMul",))
     assert recipe.of("image_encoder").told == "int8"
     assert recipe.of("mask_decoder") == NetworkPrecision()
-    assert recipe.exchange == "float16"
+    assert recipe.features == "float16"
+    assert recipe.of("memory_attention") == NetworkPrecision("bfloat16", wide_stream=True)
+    assert recipe.memory == "bfloat16"
     assert not recipe.quantizes("image_encoder", "neck.laterals.0")
     assert recipe.quantizes("image_encoder", "trunk.blocks.3.mlp.layers.0")
     assert recipe.own_layers("image_encoder") == list(recipe.exceptions)
     assert Recipe.from_json(recipe.to_json()) == recipe
+    (tmp_path / "again.toml").write_text(recipe.to_toml())
+    assert Recipe.read(tmp_path / "again.toml") == recipe
 
 
 @pytest.mark.parametrize(
@@ -56,11 +62,12 @@ def test_a_file_is_read(tmp_path):
         ('name = "mine"', "", "name is lower-case"),
         ('name = "mine"', 'name = "Mine 2"', "name is lower-case"),
         ('name = "mine"', 'name = "int8"', "that of a shipped recipe"),
-        ('memory_attention = "float16"', 'memory_attention = "float8"', "dtype of memory_attention is 'float8'; choose from float32"),
-        ('memory_attention = "float16"', 'text_encoder = "float16"', "network is 'text_encoder'"),
+        ('dtype = "bfloat16", stream', 'dtype = "float8", stream', "dtype of memory_attention is 'float8'; choose from float32"),
+        ("memory_attention = {", "text_encoder = {", "network is 'text_encoder'"),
+        ('stream = "float32"', 'stream = "float16"', "stream of memory_attention is 'float16'; choose from float32, bfloat16"),
         ('quantize = ["MatMul"]', 'quantize = ["Add"]', "operator to quantise in image_encoder is 'Add'; choose from Conv, Gemm, MatMul"),
         ('dtype = "float16", quantize', 'dtype = "bfloat16", quantize', "cannot be quantised in bfloat16"),
-        ('quantize = ["MatMul"]', 'quantise = ["MatMul"]', "image_encoder has 'quantise'; it takes dtype, quantize"),
+        ('quantize = ["MatMul"]', 'quantise = ["MatMul"]', "image_encoder has 'quantise'; it takes dtype, quantize, stream"),
         ('dtype = "float32"', 'dtype = "bfloat16"', "dtype of an exception in image_encoder is 'bfloat16'; choose from float32, float16"),
         ('reason = "edges"', 'reason = " "', "must name its layers and a reason"),
         ('layers = ["neck.*"]', 'layers = "neck.*"', "layers is a list"),

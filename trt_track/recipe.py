@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -37,6 +37,13 @@ class NetworkPrecision:
     """One of `FLOATS`."""
     quantize: tuple[str, ...] = ()
     """Of `QUANTIZABLE`, the operators whose inputs are rounded to INT8; the rest is in `dtype`."""
+    wide_stream: bool = False
+    """Whether the features between the products, to which each layer adds, with norms and position codes, stay in float32."""
+
+    @property
+    def stream(self) -> str:
+        """The dtype of the features between the products."""
+        return "float32" if self.wide_stream else self.dtype
 
     @property
     def told(self) -> str:
@@ -99,9 +106,14 @@ class Recipe:
         return self.networks.get(network, NetworkPrecision())
 
     @property
-    def exchange(self) -> str:
-        """The dtype of the tensors that pass from one network to the next and of the memories: that of the image encoder."""
-        return self.of("image_encoder").dtype
+    def features(self) -> str:
+        """The dtype of the features of a frame, which the image encoder gives to all others."""
+        return self.of("image_encoder").stream
+
+    @property
+    def memory(self) -> str:
+        """The dtype of memories."""
+        return self.of("memory_attention").dtype
 
     def own_layers(self, network: str) -> list[CarefulLayers]:
         """Return the exceptions of a network that compute in another dtype than the rest of it."""
@@ -113,9 +125,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON values, in the form of its file."""
-        networks = {
-            name: {"dtype": one.dtype, "quantize": list(one.quantize)} if one.quantize else one.dtype for name, one in self.networks.items()
-        }
+        networks = {name: dict(_told(one)) if one.quantize or one.wide_stream else one.dtype for name, one in self.networks.items()}
         told = [{"network": e.network, "layers": list(e.layers), "dtype": e.dtype, "reason": e.reason} for e in self.exceptions]
         return {"name": self.name, "about": self.about, "networks": networks, "exceptions": told}
 
@@ -123,8 +133,8 @@ class Recipe:
         """Return the recipe as the content of its file."""
         lines = [f"name = {_quoted(self.name)}", f"about = {_quoted(self.about)}", "", "[networks]"]
         for name, one in self.networks.items():
-            quantised = f"{{ dtype = {_quoted(one.dtype)}, quantize = [{', '.join(map(_quoted, one.quantize))}] }}"
-            lines.append(f"{name} = {quantised if one.quantize else _quoted(one.dtype)}")
+            table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in _told(one))
+            lines.append(f"{name} = {{ {table} }}" if one.quantize or one.wide_stream else f"{name} = {_quoted(one.dtype)}")
         for e in self.exceptions:
             lines += ["", "[[exceptions]]", f"network = {_quoted(e.network)}", f"layers = [{', '.join(map(_quoted, e.layers))}]"]
             lines += [f"dtype = {_quoted(e.dtype)}", f"reason = {_quoted(e.reason)}"]
@@ -177,6 +187,15 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def _told(one: NetworkPrecision) -> Iterator[tuple[str, Any]]:
+    """Yield what a recipe's file says of a network that has more than a dtype."""
+    yield "dtype", one.dtype
+    if one.quantize:
+        yield "quantize", list(one.quantize)
+    if one.wide_stream:
+        yield "stream", "float32"
+
+
 def _only(name: str, what: str, data: Mapping[str, Any], known: set[str]) -> None:
     if unknown := sorted(set(data) - known):
         raise ModelError(f"recipe {name}: {what} has {unknown[0]!r}; it takes {', '.join(sorted(known))}")
@@ -185,8 +204,12 @@ def _only(name: str, what: str, data: Mapping[str, Any], known: set[str]) -> Non
 def _network(name: str, network: str, value: Any) -> NetworkPrecision:
     if isinstance(value, str):
         return NetworkPrecision(value)
-    _only(name, network, value, {"dtype", "quantize"})
-    return NetworkPrecision(str(value["dtype"]), tuple(map(str, value.get("quantize", ()))))
+    _only(name, network, value, {"dtype", "quantize", "stream"})
+    dtype = str(value["dtype"])
+    stream = str(value.get("stream", dtype))
+    if stream not in {"float32", dtype}:
+        raise ModelError(f"recipe {name}: stream of {network} is {stream!r}; choose from float32, {dtype}")
+    return NetworkPrecision(dtype, tuple(map(str, value.get("quantize", ()))), wide_stream=stream != dtype)
 
 
 def _exception(name: str, data: Mapping[str, Any]) -> CarefulLayers:

@@ -155,15 +155,17 @@ class Limits:
         return 19
 
 
-def graph_specs(model: ModelSpec, real: str) -> dict[str, GraphSpec]:
+def graph_specs(model: ModelSpec, real: str, memory: str | None = None) -> dict[str, GraphSpec]:
     """Return the contract of all graphs of one model.
 
     Clicks are in model pixels (0 to S), labels are upstream's (-1 none, 0 negative, 1 positive, 2 and 3 the corners of a box).
 
     Args:
         model: its sizes.
-        real: dtype of the tensors that pass from one network to the next; prompts, logits and scores are always float32.
+        real: dtype of the features that pass from one network to the next; prompts, logits and scores are always float32.
+        memory: dtype of memories, by default that of features.
     """
+    memory = memory or real
     s, c, m, g, q = model.image_size, model.embed_channels, model.memory_channels, model.grid, model.mask_size
     embed, high_0, high_1 = (c, g, g), (c // 8, q, q), (c // 4, q // 2, q // 2)
     logits = TensorSpec("mask_logits", ("B", 1, q, q), "float32")
@@ -183,7 +185,7 @@ def graph_specs(model: ModelSpec, real: str) -> dict[str, GraphSpec]:
             "memory_attention",
             (
                 TensorSpec("embed", (1, *embed), real),
-                TensorSpec("bank", ("pages", m, g, g), real),
+                TensorSpec("bank", ("pages", m, g, g), memory),
                 TensorSpec("page", ("B", "N"), "int32"),
                 TensorSpec("age", ("B", "N"), "int32"),
                 TensorSpec("pointer_bank", ("pointers", c), "float32"),
@@ -216,7 +218,7 @@ def graph_specs(model: ModelSpec, real: str) -> dict[str, GraphSpec]:
         GraphSpec(
             "memory_encoder",
             (TensorSpec("embed", (1, *embed), real), logits, score, TensorSpec("from_prompt", ("B",), "bool")),
-            (TensorSpec("memory", ("B", m, g, g), real),),
+            (TensorSpec("memory", ("B", m, g, g), memory),),
         ),
         GraphSpec(
             "mask_prompt",

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 from PIL import Image
 
 from trt_track.cli.calibration_data import PHOTOGRAPHS, CalibrationData
 from trt_track.engines.bundle import Bundle
 from trt_track.errors import ModelError, VideoError
+from trt_track.export.layer_names import layer_of
 
 OWN = """
 name = "mine"
@@ -23,6 +25,7 @@ layers = ["trunk.blocks.0.*"]
 dtype = "float32"
 reason = "a test"
 """
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 DTYPES = {
     "fp16": ("float16", "float16"),
     "bf16": ("bfloat16", "bfloat16"),
@@ -53,8 +56,11 @@ def test_the_manifest_tells_each_modules_dtype_and_the_recipe(exported):
     assert (about.dtypes["image_encoder"], about.dtypes["memory_attention"]) == DTYPES[name]
     assert {about.dtypes[graph] for graph in ("mask_decoder", "memory_encoder", "mask_prompt", "mask_upscale")} == {"float32"}
     assert bool(about.calibration) == (name in {"int8", "mine"})
-    real = {"fp16": "float16", "bf16": "bfloat16", "int8": "float16", "mine": "float32"}[name]
-    assert bundle.specs["image_encoder"].tensor("embed").dtype == bundle.specs["memory_attention"].tensor("bank").dtype == real
+    features = {"fp16": "float16", "bf16": "float32", "int8": "float16", "mine": "float32"}[name]
+    memory = {"fp16": "float16", "bf16": "bfloat16", "int8": "float16", "mine": "float32"}[name]
+    specs = bundle.specs
+    assert specs["image_encoder"].tensor("embed").dtype == specs["memory_attention"].tensor("conditioned").dtype == features
+    assert specs["memory_encoder"].tensor("memory").dtype == specs["memory_attention"].tensor("bank").dtype == memory
 
 
 def test_the_graphs_compute_as_the_manifest_says(exported):
@@ -65,6 +71,23 @@ def test_the_graphs_compute_as_the_manifest_says(exported):
         assert quantised == (bundle.manifest.description.dtypes[graph] == "int8"), graph
         fused = any(node.op_type == "Attention" for node in model.graph.node)
         assert fused == (graph in {"image_encoder", "memory_attention"} and name != "mine"), graph
+
+
+def test_what_layers_add_to_is_in_the_dtype_of_the_stream_and_products_are_not(exported):
+    name, bundle = exported
+    low = {"fp16": TensorProto.FLOAT16, "int8": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16, "mine": TensorProto.FLOAT}[name]
+    stream = TensorProto.FLOAT if name == "bf16" else low
+    model = onnx.shape_inference.infer_shapes(onnx.load(bundle.onnx_path("memory_attention")))
+    dtypes = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    dtypes |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    given = {}
+    for node in model.graph.node:
+        given.setdefault(node.op_type, set()).update(dtypes[name] for name in node.input if dtypes.get(name) in FLOATS)
+    assert given["LayerNormalization"] == {stream}
+    assert given["Attention" if name != "mine" else "Softmax"] == {low}
+    residual = [node for node in model.graph.node if node.op_type == "Add" and layer_of(node) in {"layers.0", "layers.1"}]
+    assert residual
+    assert {dtypes[node.output[0]] for node in residual} == {stream}
 
 
 def test_it_tracks_on_a_cpu(exported, cli, bikes, tmp_path):
@@ -129,7 +152,7 @@ def test_nothing_is_calibrated_in_vain(cli, small_config, bikes):
 def test_layers_that_the_model_lacks_are_refused(cli, small_config, tmp_path):
     (tmp_path / "own.toml").write_text(OWN.replace("trunk.blocks.0.*", "head.*"))
     error = cli("export", "small", "--config", small_config, "--random-weights", 0, "--precision", tmp_path / "own.toml").error
-    assert error.startswith("recipe mine: image_encoder of this model has no layer head.*; it has trunk, trunk.patches, ")
+    assert error.startswith("recipe mine: image_encoder of this model has no layer head.*; it has trunk.patches, trunk.blocks.0.norm1, ")
 
 
 def test_photographs_are_there_whole_and_in_quarters():

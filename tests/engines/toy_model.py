@@ -171,7 +171,7 @@ def write_bundle(folder, precision):
     """Write the model as a bundle."""
     description = Description(MODEL, precision, {}, opset=20, source="toy", source_sha256=None, tools={})
     with Bundle.create(folder, description) as draft:
-        for spec in graph_specs(MODEL, Recipe.read(precision).exchange).values():
+        for spec in graph_specs(MODEL, Recipe.read(precision).memory).values():
             save(graph_model(spec, precision), str(draft.onnx_path(spec.name)))
             draft.add(spec)
     return Bundle.open(folder)

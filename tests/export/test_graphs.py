@@ -15,7 +15,7 @@ from trt_track.export.upstream import build_model, model_spec
 from trt_track.export.upstream_graphs import UpstreamGraphs
 from trt_track.parity.measures import compare_outputs
 from trt_track.parity.thresholds import Thresholds
-from trt_track.recipe import Recipe
+from trt_track.recipe import NetworkPrecision, Recipe
 from trt_track.specs import GRAPHS, graph_specs
 
 SIZES = {"F": 2, "B": 3, "N": 7, "P": 16, "K": 3, "pages": 30, "pointers": 40, "H": 200, "W": 333}
@@ -57,7 +57,7 @@ def test_fused_and_reduced_memory_attention_agree(predictor, modules, objects):
     spec = graph_specs(model_spec(predictor, "model"), "float32")["memory_attention"]
     inputs = sample_inputs(spec, {**SIZES, "B": objects}, 5)
     with torch.no_grad():
-        fused = MemoryAttention(predictor, fused=True, dtype=torch.float32, exchange=torch.float32).eval()(*inputs.values())
+        fused = MemoryAttention(predictor, NetworkPrecision(), fused=True, features=torch.float32).eval()(*inputs.values())
         reduced = modules["memory_attention"](*inputs.values())
     assert torch.allclose(fused, reduced, atol=2e-5)
 

@@ -115,7 +115,7 @@ def write_bundle(
     from trt_track.specs import graph_specs
 
     recipe, model = Recipe.from_json(description.recipe), model_spec(predictor, description.model.name)
-    specs = graph_specs(model, recipe.exchange)
+    specs = graph_specs(model, recipe.features, recipe.memory)
     with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(model.name) as advance:
         graphs = {name: (spec, draft.onnx_path(name)) for name, spec in specs.items()}
         write_graphs(predictor, graphs, recipe, advance)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ from torch.nn import functional
 
 # Rows of the score matrix that exist at once in FP32: at 1024 px all 4096 would take 471 MB per object.
 QUERY_ROWS = 1024
+
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What maps queries (B, Q, C), keys (B, L, C) and values (B, L, D) to (B, Q, D)."""
 
 
 class RotaryTable(nn.Module):
@@ -52,7 +56,7 @@ class RotaryTable(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn (..., G*G, C), halves ordered real then imaginary, by each cell's angles."""
+        """Turn (..., G*G, C), halves ordered real then imaginary, by each cell's angles; in the table's dtype, or a wider one of `x`."""
         half = x.shape[-1] // 2
         real, imaginary = x[..., :half], x[..., half:]
         return torch.cat([real * self.cos - imaginary * self.sin, real * self.sin + imaginary * self.cos], dim=-1)
@@ -92,8 +96,8 @@ class RotaryAttention(nn.Module):
 class SelfAttention(RotaryAttention):
     """Attention over the G x G cells of a frame."""
 
-    def __init__(self, upstream: Any, rotary: RotaryTable, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        """Take over the weights of `upstream`; `attend` is `fused_attention` or `chunked_attention`."""
+    def __init__(self, upstream: Any, rotary: RotaryTable, attend: Attend) -> None:
+        """Take over the weights of `upstream`; `attend` is `fused_attention` in some dtype, or `chunked_attention`."""
         super().__init__(upstream, rotary)
         self.attend = attend
 
@@ -116,6 +120,11 @@ class CrossAttention(RotaryAttention):
 class FusedCrossAttention(CrossAttention):
     """The form with one `Attention` operator."""
 
+    def __init__(self, upstream: Any, rotary: RotaryTable, attend: Attend) -> None:
+        """Take over the weights of `upstream`; `attend` is `fused_attention` in some dtype."""
+        super().__init__(upstream, rotary)
+        self.attend = attend
+
     def forward(self, x: Tensor, keys_bnlm: tuple[Tensor, Tensor], values_blm: Tensor) -> Tensor:
         """Map queries (1 or B, G*G, C) to (B, G*G, C).
 
@@ -125,7 +134,7 @@ class FusedCrossAttention(CrossAttention):
             values_blm: all memory tokens (B, N*G*G + T, M) without position codes.
         """
         q = self.rotary(self.q_proj(x)).expand(values_blm.shape[0], -1, -1)
-        attended: Tensor = self.out_proj(fused_attention(q, self.keys(*keys_bnlm), self.v_proj(values_blm)))
+        attended: Tensor = self.out_proj(self.attend(q, self.keys(*keys_bnlm), self.v_proj(values_blm)))
         return attended
 
 
@@ -147,10 +156,10 @@ class ReducedCrossAttention(CrossAttention):
         return attended
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with one head, as one operator: (B, Q, C), (B, L, C), (B, L, C) to (B, Q, C)."""
-    attended = functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])
-    return attended[:, 0]
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Attend with one head, as one operator that reads and gives `dtype`: (B, Q, C), (B, L, C), (B, L, C) to (B, Q, C)."""
+    q, k, v = (x[:, None].to(dtype) for x in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v)[:, 0]
 
 
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import nn
 
-from trt_track.export.careful_layers import compute_in_float32
+from trt_track.export.careful_layers import compute_in_float32, torch_dtype
 from trt_track.export.image_encoder import ImageEncoder
 from trt_track.export.mask_decoder import MaskDecoder
 from trt_track.export.mask_prompt import MaskPrompt
 from trt_track.export.mask_upscale import MaskUpscale
 from trt_track.export.memory_attention import MemoryAttention
 from trt_track.export.memory_encoder import MemoryEncoder
-from trt_track.recipe import NETWORKS, Recipe
+from trt_track.recipe import NETWORKS, NetworkPrecision, Recipe
 
 _WITH_FUSED_FORM: Final = frozenset({"image_encoder", "memory_attention"})
 
@@ -23,12 +24,6 @@ _WITH_FUSED_FORM: Final = frozenset({"image_encoder", "memory_attention"})
 def graph_dtype(graph: str, recipe: Recipe) -> torch.dtype:
     """Return what a graph computes in, where it is not quantised."""
     return torch_dtype(recipe.of(graph).dtype if graph in NETWORKS else "float32")
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Return PyTorch's dtype of a name."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def is_fused(graph: str, recipe: Recipe) -> bool:
@@ -46,19 +41,25 @@ def build_modules(predictor: nn.Module, recipe: Recipe) -> dict[str, nn.Module]:
     Raises:
         ModelError: an exception of the recipe names layers that the model does not have.
     """
+    modules = _modules(predictor, recipe, {graph: recipe.of(graph) for graph in NETWORKS})
+    careful = any(recipe.own_layers(graph) for graph in modules)
+    exact = _modules(predictor, recipe, dict.fromkeys(NETWORKS, NetworkPrecision())) if careful else {}
+    for graph, module in modules.items():
+        compute_in_float32(module, graph, recipe, exact.get(graph))
+    return {name: module.eval() for name, module in modules.items()}
+
+
+def _modules(predictor: nn.Module, recipe: Recipe, precision: Mapping[str, NetworkPrecision]) -> dict[str, nn.Module]:
+    """Return the modules in the forms that a recipe asks for, in these precisions."""
     predictor = copy.deepcopy(predictor).requires_grad_(False)
-    dtype, exchange = {graph: graph_dtype(graph, recipe) for graph in NETWORKS}, torch_dtype(recipe.exchange)
-    fused: dict[str, Any] = {graph: is_fused(graph, recipe) for graph in NETWORKS}
-    modules = {
-        "mask_decoder": MaskDecoder(copy.deepcopy(predictor), dtype["mask_decoder"]),
-        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), dtype["memory_encoder"], exchange),
+    memory, features = torch_dtype(recipe.memory), torch_dtype(recipe.features)
+    decoder, encoder = (torch_dtype(precision[graph].dtype) for graph in ("mask_decoder", "memory_encoder"))
+    attention, image = (is_fused(graph, recipe) for graph in ("memory_attention", "image_encoder"))
+    return {
+        "mask_decoder": MaskDecoder(copy.deepcopy(predictor), decoder),
+        "memory_encoder": MemoryEncoder(copy.deepcopy(predictor), encoder, memory),
         "mask_prompt": MaskPrompt(predictor),
         "mask_upscale": MaskUpscale(predictor),
-        "memory_attention": MemoryAttention(
-            copy.deepcopy(predictor), fused=fused["memory_attention"], dtype=dtype["memory_attention"], exchange=exchange
-        ),
-        "image_encoder": ImageEncoder(predictor, dtype["image_encoder"], fused=fused["image_encoder"]),
+        "memory_attention": MemoryAttention(copy.deepcopy(predictor), precision["memory_attention"], fused=attention, features=features),
+        "image_encoder": ImageEncoder(predictor, precision["image_encoder"], fused=image),
     }
-    for graph, module in modules.items():
-        compute_in_float32(module, graph, recipe)
-    return {name: module.eval() for name, module in modules.items()}

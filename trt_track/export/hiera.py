@@ -9,7 +9,8 @@ Without them the keys and values of the cells that fill up a border window are z
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +32,12 @@ class BlockAttention(nn.Module):
         self.windows = stream if self.everywhere else Windows(stream.grid, upstream.window_size)
         value_bias = attention.qkv.bias.detach().chunk(3)[2].double()
         bias = attention.proj.weight.detach().double() @ value_bias + attention.proj.bias.detach().double()
-        self.proj = linear_of(attention.proj.weight, bias.float())
+        self.proj, self.width = linear_of(attention.proj.weight, bias.float()), attention.proj.in_features
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised features (F*n*n, w*w, C) to (F*n*n, w*w, H*D), the windows halved where the queries are pooled."""
         windows, stream = (self.windows.halved, self.stream.halved) if self.pools else (self.windows, self.stream)
-        attended = self.attend(self.stream.to(self.windows, x)).reshape(-1, windows.side**2, self.proj.in_features)
+        attended = self.attend(self.stream.to(self.windows, x)).reshape(-1, windows.side**2, self.width)
         projected: Tensor = self.proj(windows.to(stream, attended))
         return projected
 
@@ -57,16 +58,17 @@ class BlockAttention(nn.Module):
 class FusedBlockAttention(BlockAttention):
     """The form with one `Attention` operator for all heads."""
 
-    def __init__(self, upstream: Any, stream: Windows) -> None:
-        """Take over the weights of `upstream`."""
+    def __init__(self, upstream: Any, stream: Windows, *, dtype: torch.dtype) -> None:
+        """Take over the weights of `upstream`; the operator reads and gives `dtype`."""
         super().__init__(upstream, stream)
+        self.dtype = dtype
         query, key, value = upstream.attn.qkv.weight.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = linear_of(query, upstream.attn.qkv.bias.chunk(3)[0]), linear_of(key), linear_of(value)
 
     def attend(self, x: Tensor) -> Tensor:
         """As `BlockAttention.attend`."""
         tokens = self._queries(self.q_proj, x), self._together(self.k_proj(x)), self._together(self.v_proj(x))
-        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in tokens)
+        q, k, v = (y.to(self.dtype).unflatten(2, (self.heads, -1)).transpose(1, 2) for y in tokens)
         return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
@@ -90,6 +92,10 @@ class BlockAttentionByHead(BlockAttention):
         return heads[0] if len(heads) == 1 else torch.cat(heads, dim=2)
 
 
+NewAttention: TypeAlias = Callable[[Any, Windows], BlockAttention]
+"""What makes the attention of a block in one of its forms."""
+
+
 class Block(nn.Module):
     """Upstream's `MultiScaleBlock` on features (F*n*n, w*w, C)."""
 
@@ -98,7 +104,7 @@ class Block(nn.Module):
     mlp: Any
     shortcut: Any
 
-    def __init__(self, upstream: Any, stream: Windows, attention: type[BlockAttention]) -> None:
+    def __init__(self, upstream: Any, stream: Windows, attention: NewAttention) -> None:
         """Take over the weights of `upstream`; `stream` is how its input lies."""
         super().__init__()
         self.norm1, self.norm2, self.mlp = upstream.norm1, upstream.norm2, upstream.mlp
@@ -115,7 +121,7 @@ class Block(nn.Module):
         """Map (F*n*n, w*w, C) to (F*n*n, w*w, C'), the windows halved where a stage begins."""
         normed = self.norm1(x)
         if self.shortcut is not None:
-            x = self.shortcut(normed)
+            x = self.shortcut(normed).to(x.dtype)
             x = self.stream.pooled(x) if self.pools else x
         x = x + self.attention(normed)
         out: Tensor = x + self.mlp(self.norm2(x))
@@ -129,7 +135,7 @@ class Trunk(nn.Module):
     position: Any
     window_position: Any
 
-    def __init__(self, upstream: Any, grid: int, attention: type[BlockAttention]) -> None:
+    def __init__(self, upstream: Any, grid: int, attention: NewAttention) -> None:
         """Take over the weights of `upstream` for frames of `grid` x `grid` patches."""
         super().__init__()
         self.patches, self.position, self.window_position = upstream.patch_embed.proj, upstream.pos_embed, upstream.pos_embed_window

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from trt_track.export.attention import (
     chunked_attention,
     fused_attention,
 )
+from trt_track.export.careful_layers import set_precision, torch_dtype
+from trt_track.recipe import NetworkPrecision
 
 # TensorRT for RTX 1.7 has a fused kernel for a batch of exactly one only from this many queries on; for a batch of changing size it has
 # one at every length.
@@ -42,15 +45,12 @@ class PointerAge(nn.Module):
         self.memory_channels = predictor.mem_dim
 
     def forward(self, age: Tensor, span: Tensor) -> Tensor:
-        """Map ages (B, P) int32 and their span (1,) int32 to codes (B, P, M), in the dtype of the projection."""
+        """Map ages (B, P) int32 and their span (1,) int32 to codes (B, P, M)."""
         position = age.float() / span.float()
         if not self.enabled:
             return position[..., None] * torch.zeros(self.memory_channels)
         angles = position[..., None] / self.wavelengths
-        code = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        if isinstance(self.proj, nn.Linear):
-            code = code.to(self.proj.weight.dtype)
-        projected: Tensor = self.proj(code)
+        projected: Tensor = self.proj(torch.cat([angles.sin(), angles.cos()], dim=-1))
         return projected
 
 
@@ -64,14 +64,15 @@ class MemoryLayer(nn.Module):
     linear2: Any
     activation: Any
 
-    def __init__(self, upstream: Any, rotary: RotaryTable, *, fused: bool) -> None:
-        """Take over the weights of `upstream` in the fused or the reduced form."""
+    def __init__(self, upstream: Any, rotary: RotaryTable, fused: torch.dtype | None) -> None:
+        """Take over the weights of `upstream`; in the fused form with attention in this dtype, or in the reduced form."""
         super().__init__()
         self.norm1, self.norm2, self.norm3 = upstream.norm1, upstream.norm2, upstream.norm3
         self.linear1, self.linear2, self.activation = upstream.linear1, upstream.linear2, upstream.activation
-        self.self_attn = SelfAttention(upstream.self_attn, rotary, fused_attention if fused else chunked_attention)
-        cross = FusedCrossAttention if fused else ReducedCrossAttention
-        self.cross_attn = cross(upstream.cross_attn_image, rotary)
+        attend = partial(fused_attention, dtype=fused) if fused else chunked_attention
+        self.self_attn = SelfAttention(upstream.self_attn, rotary, attend)
+        cross = upstream.cross_attn_image
+        self.cross_attn = FusedCrossAttention(cross, rotary, attend) if fused else ReducedCrossAttention(cross, rotary)
 
     def forward(self, x: Tensor, keys: tuple[Tensor, Tensor], values: Tensor) -> Tensor:
         """Map (1 or B, G*G, C) to (B, G*G, C); keys and values as `FusedCrossAttention.forward` takes them."""
@@ -92,14 +93,14 @@ class MemoryAttention(nn.Module):
     frame_position: Tensor
     memory_position: Tensor
 
-    def __init__(self, predictor: Any, *, fused: bool, dtype: torch.dtype, exchange: torch.dtype) -> None:
+    def __init__(self, predictor: Any, precision: NetworkPrecision, *, fused: bool, features: torch.dtype) -> None:
         """Take the memory attention out of an upstream predictor.
 
         Args:
             predictor: upstream's `SAM2VideoPredictor`.
+            precision: what products and stream are in.
             fused: `Attention` operators for TensorRT, or products spelled out and reduced for the CPU.
-            dtype: what the layers compute in.
-            exchange: dtype of embedding, memories and result.
+            features: dtype of the result.
         """
         super().__init__()
         attention = predictor.memory_attention
@@ -107,15 +108,16 @@ class MemoryAttention(nn.Module):
         self.channels, self.memory_channels = predictor.hidden_dim, predictor.mem_dim
         cross = attention.layers[0].cross_attn_image
         self.rotary = RotaryTable(cross.internal_dim, self.grid, cross.compute_cis.keywords["theta"])
-        self.layers = nn.ModuleList(MemoryLayer(layer, self.rotary, fused=fused) for layer in attention.layers)
+        dtype = torch_dtype(precision.dtype) if fused else None
+        self.layers = nn.ModuleList(MemoryLayer(layer, self.rotary, dtype) for layer in attention.layers)
         self.norm = attention.norm
         self.pointer_age = PointerAge(predictor)
         self.register_buffer("frame_position", self._frame_position(predictor), persistent=False)
         self.register_buffer("memory_position", self._memory_position(predictor), persistent=False)
         self.shares_first = not fused or self.grid**2 >= _QUERIES_OF_ONE
-        self.to(dtype)
+        set_precision(self, precision)
         self.pointer_age.wavelengths = self.pointer_age.wavelengths.float()
-        self.dtype, self.exchange = dtype, exchange
+        self.stream, self.features = torch_dtype(precision.stream), features
 
     def _frame_position(self, predictor: Any) -> Tensor:
         """Return what upstream adds to the embedding at the input, (1, C, G, G)."""
@@ -152,19 +154,19 @@ class MemoryAttention(nn.Module):
             pointer_age: (B, P) int32, frames between the pointer's frame and this one.
             pointer_span: (1,) int32, what upstream divides these ages by.
         """
-        frames = functional.embedding(page, bank.flatten(1)).to(self.dtype).unflatten(2, (self.memory_channels, -1)).transpose(2, 3)
+        frames = functional.embedding(page, bank.flatten(1)).to(self.stream).unflatten(2, (self.memory_channels, -1)).transpose(2, 3)
         pointers = self._pointer_tokens(functional.embedding(pointer, pointer_bank))
-        codes = self.pointer_age(pointer_age, pointer_span).to(self.dtype)
+        codes = self.pointer_age(pointer_age, pointer_span).to(self.stream)
         tokens_per_pointer = self.channels // self.memory_channels
         keys = (frames + self._memory_codes(age), pointers + codes.repeat_interleave(tokens_per_pointer, dim=1))
         values = torch.cat([frames.flatten(1, 2), pointers], dim=1)
-        x = (embed.to(self.dtype) + self.frame_position).flatten(2).transpose(1, 2)
+        x = (embed.to(self.stream) + self.frame_position).flatten(2).transpose(1, 2)
         if not self.shares_first:
             x = x.expand(values.shape[0], -1, -1)
         for layer in self.layers:
             x = layer(x, keys, values)
         conditioned: Tensor = self.norm(x).transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        return conditioned.to(self.exchange)
+        return conditioned.to(self.features)
 
     def _memory_codes(self, age: Tensor) -> Tensor:
         """Return the position codes (B, N, G*G, M) of memories of these ages (B, N)."""
@@ -174,5 +176,5 @@ class MemoryAttention(nn.Module):
 
     def _pointer_tokens(self, pointers: Tensor) -> Tensor:
         """Cut each pointer (B, P, C) into C / M tokens of M channels: (B, P * C / M, M)."""
-        tokens: Tensor = pointers.to(self.dtype).unflatten(2, (-1, self.memory_channels)).flatten(1, 2)
+        tokens: Tensor = pointers.to(self.stream).unflatten(2, (-1, self.memory_channels)).flatten(1, 2)
         return tokens

@@ -14,13 +14,13 @@ class MemoryEncoder(nn.Module):
 
     encoder: Any
 
-    def __init__(self, predictor: Any, dtype: torch.dtype, exchange: torch.dtype) -> None:
+    def __init__(self, predictor: Any, dtype: torch.dtype, memory: torch.dtype) -> None:
         """Take the memory encoder out of an upstream predictor.
 
         Args:
             predictor: upstream's `SAM2VideoPredictor`.
             dtype: what the convolutions compute in.
-            exchange: of the memory that leaves the graph. In float32 it is rounded to bfloat16 as upstream does
+            memory: of the memory that leaves the graph. In float32 it is rounded to bfloat16 as upstream does
                 (`_run_single_frame_inference` in sam2_video_predictor.py); float16 keeps three bits more.
         """
         super().__init__()
@@ -31,7 +31,7 @@ class MemoryEncoder(nn.Module):
         absent = predictor.no_obj_embed_spatial
         self.absent = None if absent is None else nn.Parameter(absent.detach().view(1, -1, 1, 1), requires_grad=False)
         self.encoder.to(dtype)
-        self.dtype, self.exchange = dtype, exchange
+        self.dtype, self.memory = dtype, memory
 
     def forward(self, embed: Tensor, mask_logits: Tensor, object_score: Tensor, from_prompt: Tensor) -> Tensor:
         """Return memory (B, M, G, G).
@@ -52,5 +52,5 @@ class MemoryEncoder(nn.Module):
         memory = self.encoder.out_proj(fused).float()
         if self.absent is not None:
             memory = memory + (object_score <= 0).float()[:, None, None, None] * self.absent
-        rounded: Tensor = memory.to(torch.bfloat16).float() if self.exchange == torch.float32 else memory.to(self.exchange)
+        rounded: Tensor = memory.to(torch.bfloat16).float() if self.memory == torch.float32 else memory.to(self.memory)
         return rounded

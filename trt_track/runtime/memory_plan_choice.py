@@ -144,7 +144,8 @@ def _choice(name: str, size: int, batch: int, wish: Wish, sm: int) -> Choice:
     model, objects = _spec(name, size), wish.objects or batch
     limits = conditioning_limits(model, objects, None)
     figures, frames = _figures(name, size, batch, sm)
-    task = TrackingTask(graph_specs(model, Recipe.read(PRECISION).exchange), model, limits, batch, wish.video_wh, frames)
+    recipe = Recipe.read(PRECISION)
+    task = TrackingTask(graph_specs(model, recipe.features, recipe.memory), model, limits, batch, wish.video_wh, frames)
     return Choice(name, size, objects, batch, plan_memory(task, figures))
 
 

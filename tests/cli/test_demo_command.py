@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from run_results import ids_by_frame, read_lines, read_movie
 
-from trt_track.cli import demo_clips
+from trt_track.cli import demo_clips, detected_run
 from trt_track.cli.demo_clips import REAL_FRAMES, REAL_PROMPT, TruthScore, draw_clip
 from trt_track.cli.package_file import package_file
 from trt_track.runtime.results import FrameResult
+from trt_track.runtime.tracker import Tracker
 from trt_track.scenes.demonstration import FRAME_RATE, FRAMES, PHRASES, SIZE_WH, demonstration_scene
 
 
@@ -56,6 +57,24 @@ def test_both_clips_are_tracked_and_told(demo, tmp_path):
     assert run["settings"]["source"] == f"{tmp_path}/demo/scene.mp4"
 
 
+def test_it_detects_before_it_loads_the_tracker_with_the_same_backend_and_cores(demo, monkeypatch):
+    done = []
+
+    def detect(source, options):
+        done.append({name: options[name] for name in ("--backend", "--threads", "--detect-every")})
+        return run_detection(source, options)
+
+    def load(*arguments, **options):
+        done.append("the tracker is loaded")
+        return of_bundle(*arguments, **options)
+
+    run_detection, of_bundle = detected_run.run_detection, Tracker.of_bundle
+    monkeypatch.setattr(detected_run, "run_detection", detect)
+    monkeypatch.setattr(Tracker, "of_bundle", load)
+    assert demo("--frames", 1, "--backend", "onnxruntime-cpu", "--threads", 1).code == 0
+    assert done == [{"--backend": "onnxruntime-cpu", "--threads": 1, "--detect-every": 5}, "the tracker is loaded"]
+
+
 def test_a_second_demonstration_replaces_the_first(demo, tmp_path):
     assert demo("--frames", 2).code == 0
     assert demo("--frames", 1).code == 0
@@ -92,7 +111,8 @@ def test_bad_input(demo, cli, tmp_path, tiny_bundle):
     assert cli("demo", "--bundle", tiny_bundle, "--out", "/proc/no/demo").error.startswith("/proc/no/demo: ")
 
 
-def test_files_of_others_are_left_alone(demo, tmp_path):
+def test_files_of_others_are_left_alone(demo, tmp_path, monkeypatch):
+    monkeypatch.setattr(detected_run, "run_detection", lambda *_: pytest.fail("it was detected first"))
     (tmp_path / "demo" / "scene").mkdir(parents=True)
     (tmp_path / "demo" / "scene" / "tracks.jsonl").write_text("mine")
     assert "which no run of this program wrote" in demo("--frames", 1).error

@@ -68,14 +68,19 @@ def test_the_demonstration_from_text_alone(cli, tmp_path):
     for line in lines:
         for one in line["objects"]:
             first.setdefault(one["label"], line["frame"])
+    assert set(first) == set(PHRASES)
     assert max(first.values()) <= 10
     from PIL import Image
 
     number = {one["label"]: one["id"] for one in run["objects"]}
-    ious = []
+    ious, ids = [], {phrase: set() for phrase in PHRASES}
     for index, truth in enumerate(clip.truth):
         drawn = np.asarray(Image.open(tmp_path / "run" / "masks" / f"{index:05}.png"))
         for place, phrase in enumerate(PHRASES, start=1):
             if (truth == place).any():
-                ious.append(mask_iou(drawn == number[phrase], truth == place))
+                fits = {object_id: mask_iou(drawn == object_id, truth == place) for object_id in number.values()}
+                ious.append(fits[number[phrase]])
+                ids[phrase] |= {object_id for object_id, iou in fits.items() if iou >= 0.5}
+    assert ids == {phrase: {object_id} for phrase, object_id in number.items()}
+    assert all(mask_iou(drawn == number[phrase], truth == place) >= 0.5 for place, phrase in enumerate(PHRASES, start=1))  # to the end
     assert np.mean(ious) > 0.7

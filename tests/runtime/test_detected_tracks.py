@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from trackeval.metrics import Identity
 
 from trt_track.engines.host_arrays import HostFetched
-from trt_track.errors import PromptError, VideoError
+from trt_track.errors import DeviceMemoryError, PromptError, VideoError
 from trt_track.runtime.appearance import box_iou
 from trt_track.runtime.detected_tracks import DetectedTracks
 from trt_track.runtime.detection_stage import detection_frames
@@ -149,6 +149,8 @@ class Oracle:
     """Whether a track that comes to touch another object covers both from then on."""
     jumps: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Frame -> (an object, another one): tracks of the first follow the second from there on."""
+    spreads: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Frame -> (an object, another one): tracks of the first cover both from there on."""
     keep_logits: bool = False
     encodes_ahead: bool = True
     frames: int = 2
@@ -196,6 +198,8 @@ class Oracle:
         first, second = self.jumps.get(frame, (None, None))
         if first in followed:
             self.truth[track] = {second}
+        elif self.spreads.get(frame, (None,))[0] in followed:
+            followed.add(self.spreads[frame][1])
         elif self.merges and followed:
             grown = ImageFilter.MaxFilter(3)
             covered = np.asarray(Image.fromarray(masks[list(followed)].any(axis=0)).convert("L").filter(grown)) > 0
@@ -211,15 +215,18 @@ class Oracle:
 
 
 class OracleTracker(Tracker):
-    def __init__(self, oracle: Oracle, **limits: int | None) -> None:
+    def __init__(self, oracle: Oracle, *, room: int = 2, **limits: int | None) -> None:
+        """There is memory for so many passes at once."""
         super().__init__(FakeSession(), MODEL, **limits)
-        self.oracle, self.lent = oracle, 0
+        self.oracle, self.lent, self.room = oracle, 0, room
 
     @contextmanager
     def steps(self, video_wh, *, keep_logits, together):
         """Lend the oracle, and to a pass within a pass one that starts with nothing."""
         assert video_wh == SIZE_WH
         inner = replace(self.oracle, truth={}, pages={}, computed={}, corrected=[])
+        if self.lent == self.room:
+            raise DeviceMemoryError("300 MiB of GPU memory asked for")
         self.lent += 1
         try:
             yield self.oracle if self.lent == 1 else inner
@@ -235,9 +242,9 @@ class Run:
     warnings: list[str]
 
 
-def track(clip: Clip, found, *, rules=None, max_objects=8, max_conditioning=None, oracle=None, **options) -> Run:
+def track(clip: Clip, found, *, rules=None, max_objects=8, max_conditioning=None, oracle=None, room=2, **options) -> Run:
     oracle, warnings = oracle or Oracle(clip), []
-    tracker = OracleTracker(oracle, max_objects=max_objects, max_conditioning=max_conditioning)
+    tracker = OracleTracker(oracle, room=room, max_objects=max_objects, max_conditioning=max_conditioning)
     video = Video(tracker, HeldClip.of_pictures(clip.pictures, size=MODEL.image_size))
     tracks = DetectedTracks(video, found, rules, on_warning=warnings.append)
     return Run(tracks, list(tracks.propagate(**options)), oracle, warnings)
@@ -571,6 +578,35 @@ def test_a_track_that_leaves_its_object_on_the_way_back_ends_there(textures, kno
     run = track(clip, found, rules=IdentityRules(look_back=20), oracle=Oracle(clip, jumps={11: (0, 1)}))
     cats = [[i for i in one.result.object_ids if one.labels[i] == "cat"] for one in run.frames]
     assert [bool(ids) for ids in cats] == [frame > 11 for frame in clip.frames]
+
+
+def test_what_a_mask_had_spread_over_is_followed_back_and_the_mask_without_it(small):
+    """From frame 7 on the track of the first covers the second, too, which is found on frame 10 alone; on the way back it does so at 7."""
+    first = replace(ErringDetector(small, misses=0, doubles=0).find(0), found=ErringDetector(small, misses=0, doubles=0).find(0).found[:1])
+    boxes = small.boxes(0)
+    covered = next(i for i in range(2) if box_iou(boxes[i], first.found[0].box_xyxy_px) > 0.5)
+    found = [first, ErringDetector(small, misses=0, doubles=0).find(10)]
+    oracle = Oracle(small, spreads={7: (covered, 1 - covered)})
+    plain, run = (track(small, found, rules=IdentityRules(look_back=look_back), oracle=replace(oracle, truth={})) for look_back in (0, 10))
+
+    def seen(one):
+        ious = _ious(small.masks[one.result.frame_index][[covered, 1 - covered]], one.result.masks)
+        return sorted((object_id, *(ious[:, row] >= 0.5)) for row, object_id in enumerate(one.result.object_ids))
+
+    both, alone = [(1, True, False), (2, False, True)], [(1, True, False)]
+    assert [seen(plain.frames[frame]) == both for frame in (8, 9, 10)] == [False, False, True]
+    assert [seen(run.frames[frame]) for frame in (0, 6, 8, 9, 10)] == [alone, alone, both, both, both]
+    assert [len(run.frames[frame].result.object_ids) for frame in range(24)] == [1] * 8 + [2] * 16
+
+
+def test_without_memory_for_a_second_pass_nothing_is_looked_back_at_and_it_is_said_once(comings_and_goings):
+    clip = comings_and_goings
+    found = ErringDetector(clip, misses=0).every(20)
+    plain, run = (track(clip, found, rules=IdentityRules(look_back=look_back), room=1) for look_back in (0, 20))
+    for one, other in zip(plain.frames, run.frames, strict=True):
+        assert (one.result.frame_index, one.result.object_ids) == (other.result.frame_index, other.result.object_ids)
+    (line,) = run.warnings
+    assert "objects are not followed back from here on, the GPU's memory is short: 300 MiB" in line
 
 
 def test_what_is_held_is_not_lost_when_the_clip_cannot_be_read_on(small):

@@ -22,7 +22,7 @@ from trt_track.runtime.detection_stage import (
     scene_cuts,
     stage_header,
 )
-from trt_track.runtime.detections import Detection, DetectionWriter, Detector, read_detections
+from trt_track.runtime.detections import Detection, DetectionWriter, Detector, part_of, read_detections
 from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.video import open_video
 
@@ -40,6 +40,7 @@ class BrightnessDetector:
     available: int = 64 * GIB
     fails_at: int | None = None
     model: str = "brightness"
+    device: str = "CPU"
     batches: list[int] = field(default_factory=list)
     held: int = GIB
     peak: int = 0
@@ -60,6 +61,11 @@ class BrightnessDetector:
 
     def close(self):
         pass
+
+
+def found_lines(path):
+    """All but the last line, which tells the memory that it took."""
+    return path.read_bytes().splitlines()[:-1]
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +167,7 @@ class TestDetecting:
         detector = BrightnessDetector(16, available=available)
         self.detect(source, tmp_path / "found.jsonl", detector, range(FRAMES))
         assert detector.batches == batches
-        assert (tmp_path / "found.jsonl").read_bytes() == whole.read_bytes()
+        assert found_lines(tmp_path / "found.jsonl") == found_lines(whole)
 
     def test_reads_no_further_than_it_must(self, source, tmp_path):
         asked = []
@@ -194,9 +200,26 @@ class TestDetecting:
         path = tmp_path / "found.jsonl"
         with DetectionWriter(path, {}) as writer, pytest.raises(EngineRunError):
             detect_clip(source, BrightnessDetector(2, min_batch=2, fails_at=2), range(FRAMES), writer)
-        assert len(path.read_text().splitlines()) == 1 + 4
-        with pytest.raises(PromptError, match="interrupted"):
-            read_detections(path)
+        assert not path.exists()
+        assert len(part_of(path).read_text().splitlines()) == 1 + 4
+        for place in (path, part_of(path)):
+            with pytest.raises(PromptError, match="interrupted"):
+                read_detections(place)
+
+    def test_what_is_interrupted_before_a_frame_was_looked_at_leaves_nothing(self, source, tmp_path):
+        with DetectionWriter(tmp_path / "found.jsonl", {}) as writer, pytest.raises(EngineRunError):
+            detect_clip(source, BrightnessDetector(fails_at=0), (0,), writer)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("device", "available", "gpu"), [("CPU", GIB, None), ("RTX 4060", GIB, GIB + 10 * MIB), ("RTX 4060", -1, None)]
+    )
+    def test_tells_the_memory_that_it_took(self, source, tmp_path, device, available, gpu):
+        path = tmp_path / "found.jsonl"
+        self.detect(source, path, BrightnessDetector(max_batch=1, device=device, available=available), (0, 20))
+        peak = read_detections(path).peak
+        assert peak.gpu == gpu
+        assert peak.resident > 50 * MIB
 
 
 class TestBatchSize:
@@ -273,8 +296,17 @@ class TestStage:
         assert not there
         assert len(found.frames) == 10
 
+    def test_that_was_interrupted_leaves_a_finished_one_as_it_is(self, clip, tmp_path):
+        path = tmp_path / "found.jsonl"
+        self.run(clip, path, BrightnessDetector(), DetectionSchedule(every=10))
+        before = path.read_bytes()
+        with pytest.raises(EngineRunError):
+            self.run(clip, path, BrightnessDetector(fails_at=1), DetectionSchedule(every=5))
+        assert path.read_bytes() == before
+        assert self.run(clip, path, BrightnessDetector(), DetectionSchedule(every=10))[1] is True
+
     def test_header_tells_what_decides(self, clip, source):
-        header = json.loads(json.dumps(stage_header(source.info, DetectionSchedule(every=7), BrightnessDetector())))
+        header = json.loads(json.dumps(stage_header(source.info, DetectionSchedule(every=7), BrightnessDetector().describe())))
         assert header["clip"] == {
             "name": "clip.mp4",
             "width": 96,
@@ -293,7 +325,7 @@ class TestStage:
         folder.mkdir()
         for index in range(3):
             Image.new("RGB", (96, 64), (40 * index, 0, 0)).save(folder / f"{index}.png")
-        path, detector = tmp_path / "found.jsonl", BrightnessDetector()
+        path, detector = folder / "found.jsonl", BrightnessDetector()  # which is no frame
         assert self.run(folder, path, detector, DetectionSchedule(every=2))[1] is False
         assert self.run(folder, path, detector, DetectionSchedule(every=2))[1] is True
         Image.new("RGB", (96, 64), (1, 2, 3)).save(folder / "1.png")
@@ -301,4 +333,4 @@ class TestStage:
 
     def test_frames_from_memory_have_no_file(self):
         held = HeldClip.of_pictures([np.zeros((64, 96, 3), np.uint8)], size=32, name="drawn")
-        assert stage_header(held.info, DetectionSchedule(), BrightnessDetector())["clip"]["name"] == "drawn"
+        assert stage_header(held.info, DetectionSchedule(), {})["clip"]["name"] == "drawn"

@@ -213,10 +213,11 @@ class TestPlan:
         ]
 
     def test_labels_must_agree(self):
-        book = open_book(LEFT)
-        plan = book.plan(result(10, {1: LEFT}, painted=COLOURS), [box(*LEFT, label="dog")])
-        assert plan.confirmed == {}
-        assert [start.track for start in plan.start] == [2]
+        near = (11, 10, 31, 40)  # an affinity of 0.49: enough for the track's own label
+        for label, confirmed, started in (("dog", {}, [2]), ("cat", {1: 0}, [])):
+            plan = open_book(LEFT).plan(result(10, {1: LEFT}, painted=COLOURS), [box(*near, label=label)])
+            assert plan.confirmed == confirmed
+            assert [start.track for start in plan.start] == started
 
     def test_a_box_that_hardly_touches_is_a_new_object(self):
         book = open_book(LEFT)
@@ -225,11 +226,11 @@ class TestPlan:
         book = open_book(LEFT)
         assert book.plan(seen, [box(12, 10, 32, 40)]).confirmed == {1: 0}
 
-    def test_second_boxes_are_dropped_where_the_label_agrees(self):
+    def test_second_boxes_are_dropped_whatever_their_label(self):
         found = [box(6, 10, 26, 40, score=0.5), box(*LEFT), box(5, 11, 25, 40, label="dog", score=0.6)]
         plan = open_book().plan(result(), found)
-        assert [start.box_xyxy_px.tolist() for start in plan.start] == [list(LEFT), [5, 11, 25, 40]]
-        assert plan.duplicates == (0,)
+        assert [start.box_xyxy_px.tolist() for start in plan.start] == [list(LEFT)]
+        assert plan.duplicates == (0, 2)
 
     def test_a_box_around_a_group_is_dropped(self):
         book = open_book(LEFT, (26, 8, 45, 40))
@@ -353,6 +354,43 @@ class TestPlan:
         plan = book.plan(result(10, {1: NOWHERE, 2: NOWHERE}), [box(*MIDDLE)])
         assert (plan.stop, [start.track for start in plan.start], plan.left_out) == ((1,), [3], ())
 
+    @pytest.mark.parametrize(
+        "names",
+        [
+            (("person", 0.9), ("man", 0.6)),
+            (("person", 0.6), ("man", 0.9)),  # the track keeps its label
+            (("man", 0.9),),  # its own name was not found this time
+        ],
+    )
+    def test_a_second_name_of_one_thing_takes_no_hidden_object_s_place(self, names):
+        book = IdentityBook(IdentityRules(), max_objects=2)
+        book.plan(result(), [box(*LEFT, label="person"), box(*RIGHT, label="dog", score=0.8)])
+        book.settle(result(0, {1: LEFT, 2: RIGHT}, painted=COLOURS))
+        found = [box(*corners, label=name, score=score) for corners, (name, score) in zip((LEFT, (6, 10, 26, 41)), names, strict=False)]
+        plan = book.plan(result(10, {1: LEFT, 2: NOWHERE}, painted=COLOURS), found)
+        assert (plan.stop, plan.start, plan.left_out) == ((), (), ())
+        assert plan.duplicates == tuple(i for i, (name, _) in enumerate(names) if name == "man")
+
+    def test_of_two_names_of_a_new_thing_the_better_scored_holds_and_none_is_left_out(self):
+        book = IdentityBook(IdentityRules(), max_objects=1)
+        plan = book.plan(result(), [box(*LEFT, label="person", score=0.5), box(6, 10, 26, 40, label="man", score=0.7)])
+        assert (len(plan.start), plan.duplicates, plan.left_out) == (1, (0,), ())
+        book.settle(result(0, {1: LEFT}, painted=COLOURS))
+        assert [known.label for known in book.objects.values()] == ["man"]
+
+    def test_what_a_person_holds_is_no_second_name(self):
+        ball = (10, 20, 18, 30)
+        for others in ({}, {1: LEFT}):
+            book = open_book(*([LEFT] if others else []))
+            plan = book.plan(result(10, others, painted=COLOURS), [box(*LEFT), box(*ball, label="ball", score=0.5)])
+            assert list(ball) in [start.box_xyxy_px.tolist() for start in plan.start]
+
+    def test_a_second_name_claims_nothing_that_a_mask_covers_outside_its_box(self):
+        whole, part = (10, 10, 34, 40), (10, 10, 28, 40)  # three quarters
+        book = open_book(whole)
+        plan = book.plan(result(10, {1: whole}, painted=[(whole, RED)]), [box(*part), box(*whole, label="dog", score=0.5)])
+        assert (plan.stop, plan.start, plan.confirmed) == ((), (), {1: 0})
+
     def test_a_result_without_its_picture_is_refused(self):
         book = open_book(LEFT)
         seen = result(10, {1: LEFT})
@@ -429,7 +467,8 @@ class TestSettle:
 
     def test_a_second_track_of_an_object_is_dropped_whatever_its_label(self):
         book = open_book(LEFT)
-        assert self.start(book, 10, LEFT, others={1: LEFT}, label="dog") == (None, (2,))
+        near = (11, 10, 31, 40)  # too far from the first one's mask to be seen as its box
+        assert self.start(book, 10, near, (6, 10, 26, 40), others={1: LEFT}, label="dog") == (None, (2,))
 
     def test_a_part_is_dropped_where_the_label_agrees(self):
         head = (10, 10, 20, 18)

@@ -293,6 +293,7 @@ class ShortDetector:
     room: int
     min_batch: int = 1
     max_batch: int = 8
+    device: str = "CPU"
 
     def __post_init__(self):
         self.batches = []

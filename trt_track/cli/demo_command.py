@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trt_track.cli.clip_run import INTERRUPTED, ClipRun, Passage, RunRecord
+from trt_track.cli.detected_run import DetectedRun
+from trt_track.cli.detector_choice import DetectorOptions
 from trt_track.cli.model_choice import ModelOptions
 
 if TYPE_CHECKING:
+    from trt_track.cli.demo_clips import DrawnClip
     from trt_track.engines.bundle import Bundle
+    from trt_track.runtime.detections import DetectionFile
     from trt_track.runtime.results import FrameResult
+    from trt_track.runtime.run_folder import RunFolder
     from trt_track.runtime.tracker import Tracker
 
 Out = Annotated[Path, typer.Option(help="Folder of the clips and results; an earlier demonstration there is replaced.")]
@@ -48,9 +54,10 @@ def demo(  # noqa: PLR0913, PLR0917 - the command's options
     typer.echo(f"backend: {why}", err=True)
     with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+    scene = _find_in_scene(out, frames, {"--backend": backend, "--threads": threads})  # before the tracker is loaded: one model at a time
     with Tracker.of_bundle(opened, name, threads) as tracker:
         stage = _Stage(tracker, opened, name, out)
-        code = _show_scene(stage, frames) or _show_real_clip(stage, frames)
+        code = _show_scene(stage, scene, frames) or _show_real_clip(stage, frames)
     raise typer.Exit(code)
 
 
@@ -70,35 +77,53 @@ class _Stage:
     @contextmanager
     def clip(self, path: Path, max_frames: int, on_result: Callable[[FrameResult], None] = lambda _: None) -> Iterator[ClipRun]:
         """Open a clip and a folder of its name for what is tracked."""
-        from trt_track.runtime.run_folder import RunFolder
-
         with self.tracker.video(path) as video:
-            folder = RunFolder(self.out / path.stem, frame_rate=video.info.frame_rate, save={"video", "jsonl"}, overwrite=True)
+            folder = _folder(self.out / path.stem, video.info.frame_rate)
             record = RunRecord({"source": str(path), "max_frames": max_frames, "backend": self.backend}, self.bundle)
             yield ClipRun(video, folder, record, on_result=on_result)
 
 
-def _show_scene(stage: _Stage, frames: int) -> int:
-    """Draw the scene, find its things by their names, track them, compare with the truth; return the exit code."""
-    from trt_track.cli.demo_clips import PHOTOGRAPH, TruthScore, draw_clip
-    from trt_track.cli.detected_run import DetectedRun
-    from trt_track.cli.detector_choice import DetectorOptions
+@dataclass(frozen=True, slots=True)
+class _FoundScene:
+    """The drawn scene, and what a detector found in it."""
+
+    clip: DrawnClip
+    finding: DetectedRun
+    found: DetectionFile
+
+
+def _folder(path: Path, frame_rate: Fraction) -> RunFolder:
+    from trt_track.runtime.run_folder import RunFolder
+
+    return RunFolder(path, frame_rate=frame_rate, save={"video", "jsonl"}, overwrite=True)
+
+
+def _find_in_scene(out: Path, frames: int, options: Mapping[str, object]) -> _FoundScene:
+    """Draw the scene and find its things by their names, with options of `trt-track detect`."""
+    from trt_track.cli.demo_clips import PHOTOGRAPH, draw_clip
     from trt_track.cli.package_file import package_file
     from trt_track.cli.progress import progress_bar
     from trt_track.models import GROUNDING_DINO_PICO
-    from trt_track.scenes.demonstration import PHRASES
+    from trt_track.scenes.demonstration import FRAME_RATE, PHRASES
 
+    results = _folder(out / "scene", Fraction(FRAME_RATE))  # what is in its place is told before anything is done
     if package_file(*PHOTOGRAPH) is None:
         typer.echo(f"scikit-image is missing: the scene has a drawn background instead of a photograph; {_EXTRA}", err=True)
     with progress_bar("drawing the scene") as advance:
-        clip = draw_clip(stage.out / "scene.mp4", frames, advance)
+        clip = draw_clip(out / "scene.mp4", frames, advance)
     text = " ".join(f"{phrase}." for phrase in PHRASES)
     typer.echo(f'looking for "{text}"', err=True)
     finding = DetectedRun(DetectorOptions(text=text, detector=GROUNDING_DINO_PICO.name), every=_DETECT_EVERY)
-    score = TruthScore(clip.truth)
-    with stage.clip(clip.path, frames, score.add) as run:
-        found = finding.first_stage(clip.path, run.folder.path, {"--max-frames": frames})
-        code = finding.track(run, found, stage.passage(frames))
+    return _FoundScene(clip, finding, finding.first_stage(clip.path, results.path, {"--max-frames": frames, **options}))
+
+
+def _show_scene(stage: _Stage, scene: _FoundScene, frames: int) -> int:
+    """Track what was found in the scene and compare it with the truth; return the exit code."""
+    from trt_track.cli.demo_clips import TruthScore
+
+    score = TruthScore(scene.clip.truth)
+    with stage.clip(scene.clip.path, frames, score.add) as run:
+        code = scene.finding.track(run, scene.found, stage.passage(frames))
     _tell(run, code, len(run.record.facts.get("objects", [])), "" if score.mean is None else f", mean IoU {score.mean:.3f} with the truth")
     return code
 

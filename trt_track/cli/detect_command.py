@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from trt_track.cli.clip_run import warn
-from trt_track.cli.detector_choice import DetectorOptions
+from trt_track.cli.detector_choice import ChosenDetector, DetectorOptions
+
+if TYPE_CHECKING:
+    from trt_track.runtime.detection_stage import DetectionSchedule
+    from trt_track.runtime.detections import DetectionFile, Detector
+    from trt_track.runtime.video import VideoSource
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A video file or a folder of JPEG or PNG frames.")]
 Text = Annotated[str | None, typer.Option(help='What to find, a full stop after each thing: "person. red car."')]
@@ -53,23 +60,20 @@ def detect(  # noqa: PLR0913, PLR0917 - the command's options
 
     The file says which clip and which detector made it; a finished one is not made again. `trt-track run --detections FILE` tracks it.
     """
-    from trt_track.cli.progress import progress_bar
-    from trt_track.runtime.detection_stage import DetectionSchedule, run_detection_stage
+    from trt_track.runtime.detection_stage import DetectionSchedule
+    from trt_track.runtime.detections import check_replaceable
     from trt_track.runtime.output_file import output_errors
     from trt_track.runtime.video import open_video
 
     options = DetectorOptions(text, detector, classes, box_threshold, text_threshold)
     with open_video(source, hardware_decode=hardware_decode) as clip:
         path = out or default_detections(clip.info.name)
+        check_replaceable(path)
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        finder = options.open(backend, threads)
-        try:
-            with progress_bar(f"{clip.info.name}: detect") as advance:
-                schedule = DetectionSchedule(detect_every, scene_cuts, max_frames)
-                done, was_there = run_detection_stage(clip, finder, schedule, path, on_progress=advance)
-        finally:
-            finder.close()
+        chosen = options.choose((clip.info.width, clip.info.height))
+        schedule = DetectionSchedule(detect_every, scene_cuts, max_frames)
+        done, was_there = _detections(clip, chosen, schedule, path, lambda: chosen.open(backend, threads))
         damage = clip.damage
     boxes = sum(len(frame.found) for frame in done.frames)
     made = "were there already" if was_there else "found"
@@ -77,6 +81,23 @@ def detect(  # noqa: PLR0913, PLR0917 - the command's options
     typer.echo(path)
     if damage:
         warn(f"{damage}: detection ends there")
+
+
+def _detections(
+    clip: VideoSource, chosen: ChosenDetector, schedule: DetectionSchedule, path: Path, open_detector: Callable[[], Detector]
+) -> tuple[DetectionFile, bool]:
+    """Return what is found, and whether the file was there already: then the detector is loaded only where its description needs it."""
+    from trt_track.cli.progress import progress_bar
+    from trt_track.runtime.detection_stage import run_detection_stage, stage_header
+    from trt_track.runtime.detections import finished_detections
+
+    for line in chosen.advice((clip.info.width, clip.info.height)):
+        warn(line)
+    described = chosen.describe()
+    if described is not None and (finished := finished_detections(path, stage_header(clip.info, schedule, described))):
+        return finished, True
+    with closing(open_detector()) as finder, progress_bar(f"{clip.info.name}: detect") as advance:
+        return run_detection_stage(clip, finder, schedule, path, on_progress=advance)
 
 
 def default_detections(clip: str) -> Path:

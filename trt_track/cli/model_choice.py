@@ -36,18 +36,33 @@ class ModelOptions:
         if self.model is None and (self.size is not None or self.precision is not None):
             raise BundleError("--size and --precision choose among the bundles of a model: name it with --model NAME")
 
+    def check_there(self) -> None:
+        """Look that what was named is there, without a look at the machine, whose libraries take memory.
+
+        Raises:
+            BundleError: there is no such bundle, it is damaged, or it is a detector's.
+        """
+        from trt_track.engines.backends import Machine
+        from trt_track.engines.library import find_bundle
+
+        if self.bundle is not None:
+            _tracker(self.bundle)
+        elif self.model is not None:
+            unseen = Machine({}, {}, None, "nobody looked")
+            _tracker(find_bundle(self.model, image_size=self.size, precision=self.precision, machine=unseen))
+
     def open(self, backend: str, machine: Machine) -> Bundle:
         """Open the bundle that was named; where none was, choose one and say which in one line on stderr.
 
         Raises:
-            BundleError: there is no such bundle, or it is damaged.
+            BundleError: there is no such bundle, it is damaged, or it is a detector's.
         """
         from trt_track.engines.bundle import Bundle
         from trt_track.engines.library import best_bundle, find_bundle
 
         self.check()
         if self.bundle is not None:
-            return Bundle.open(self.bundle)
+            return _tracker(self.bundle)
         if self.model is not None:
             found = find_bundle(self.model, image_size=self.size, precision=self.precision, backend=backend, machine=machine)
             return Bundle.open(found)
@@ -55,6 +70,19 @@ class ModelOptions:
         opened = Bundle.open(best.folder)
         typer.echo(f"model: {describe_choice(best)}", err=True)
         return opened
+
+
+def _tracker(folder: Path) -> Bundle:
+    """Open a bundle that can track.
+
+    Raises:
+        BundleError: it cannot, or is damaged.
+    """
+    from trt_track.engines.bundle import Bundle
+
+    opened = Bundle.open(folder)
+    _ = opened.model  # a detector's has none
+    return opened
 
 
 def describe_choice(best: LibraryBundle) -> str:

@@ -17,6 +17,7 @@ from trt_track.cli.model_choice import ModelOptions
 from trt_track.errors import OutputError, PromptError
 
 if TYPE_CHECKING:
+    from trt_track.engines.bundle import Bundle
     from trt_track.runtime.prompts import Prompt
 
 Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="A video file or a folder of JPEG or PNG frames.")]
@@ -42,7 +43,8 @@ LookBack = Annotated[
     typer.Option(
         min=0,
         help="Frames before the one on which an object is found through which it is followed back, as it may have come since the detector "
-        "last looked. Results come so much later. Default: 0.",
+        "last looked. So many are held in memory, with their masks, and results come so much later; 0 for none. Default: twice "
+        "--detect-every, 40 at most.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; default: runs/ and the clip's name.")]
@@ -110,7 +112,7 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
     An object starts on the frame of its first prompt; a later prompt of the same id corrects it there. With --text or --detector the
     objects are found first, in a process of its own, then tracked, each under one id. Results are written as they come.
     """
-    from trt_track.engines.backends import choose_backend, inspect_machine
+    from trt_track.engines.backends import AUTO, CPU
     from trt_track.runtime.mask_images import check_ids
     from trt_track.runtime.prompts import check_prompts, merge_prompts
     from trt_track.runtime.run_folder import RunFolder
@@ -136,14 +138,15 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         folder = RunFolder(out or Path("runs") / clip.info.name, frame_rate=clip.info.frame_rate, save=kinds, overwrite=overwrite)
         if "png" in kinds:
             check_ids(prompt.object_id for prompt in asked)
-        found = None
-        if finding.asked:
+        found = finding.found_before(clip.info)
+        detects = finding.asked and found is None
+        if detects:
+            asked_model.check_there()
+        chosen = None if detects and backend in {AUTO, CPU} else choose_tracker(asked_model, backend)
+        if detects:
             more = {"--backend": backend, "--threads": threads, "--max-frames": max_frames, "--hardware-decode": hardware_decode}
             found = finding.first_stage(source, folder.path, more)
-        machine = inspect_machine()
-        opened = asked_model.open(backend, machine)
-        name, why = choose_backend(backend, opened, machine)
-        typer.echo(f"backend: {why}", err=True)
+        opened, name = chosen or choose_tracker(asked_model, backend)
         tracker = stack.enter_context(Tracker.of_bundle(opened, name, threads, max_objects=max_objects, max_conditioning=max_conditioning))
         session = tracker.session
         video = Video(tracker, clip)
@@ -169,6 +172,25 @@ def run(  # noqa: PLR0913, PLR0917 - the command's options
         typer.echo(folder.path)
         tracking.warn_of_damage()
     raise typer.Exit(code)
+
+
+def choose_tracker(asked: ModelOptions, backend: str) -> tuple[Bundle, str]:
+    """Return the bundle to track with and the backend to run it, and say which and why; no weights are loaded.
+
+    This loads the libraries of all backends and starts CUDA, where there is a GPU: what detection does in a process of its own has less
+    memory then, so that it comes first where the backend cannot turn out to be missing.
+
+    Raises:
+        BundleError: there is no such bundle.
+        BackendError: the backend is unknown or cannot be used.
+    """
+    from trt_track.engines.backends import choose_backend, inspect_machine
+
+    machine = inspect_machine()
+    opened = asked.open(backend, machine)
+    name, why = choose_backend(backend, opened, machine)
+    typer.echo(f"backend: {why}", err=True)
+    return opened, name
 
 
 def read_all_prompts(box: list[str] | None, point: list[str] | None, mask: list[str] | None, file: Path | None) -> Iterator[Prompt]:

@@ -53,7 +53,8 @@ class DetectedTracks:
             video: without prompts.
             detections: in any order, one for a frame at most; frames that are not among them were not looked at.
             rules: when two things are the same.
-            on_warning: called once with a line, when more objects are found than the tracker holds memory for.
+            on_warning: called with a line, once when more objects are found than the tracker holds memory for, and once when objects
+                cannot be followed back for want of it.
 
         Raises:
             PromptError: the video has prompts, or a detection is of a frame that the clip does not have, or of one frame twice.
@@ -100,7 +101,8 @@ class DetectedTracks:
     def _looked_back(self, results: Iterator[FrameResult], stop: int) -> Iterator[FrameResult]:
         """Yield results, with their pictures, once objects that are found later were looked for in them."""
         looked_at = [frame for frame, found in self._found.items() if found and frame < stop]
-        held = LookBack(self.video.tracker, self.video.info, most=self.book.rules.look_back, looked_at=looked_at)
+        most = self.book.rules.look_back
+        held = LookBack(self.video.tracker, self.video.info, most=most, looked_at=looked_at, on_warning=self.on_warning)
         try:
             for result in results:
                 held.add(result)

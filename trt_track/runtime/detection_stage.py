@@ -6,7 +6,7 @@ The detector's memory and the tracker's are never needed at once: close the dete
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,6 +18,7 @@ import numpy as np
 from trt_track.errors import DeviceMemoryError, PromptError
 from trt_track.runtime.appearance import Histogram, colour_histogram, similarity
 from trt_track.runtime.batch_size import BatchSize
+from trt_track.runtime.clip_facts import clip_facts
 from trt_track.runtime.detections import (
     Detection,
     DetectionFile,
@@ -28,6 +29,7 @@ from trt_track.runtime.detections import (
     read_detections,
 )
 from trt_track.runtime.frames import Frame, ImageU8, VideoInfo
+from trt_track.runtime.memory_peak import peak_so_far
 from trt_track.runtime.tracker import Source
 
 _log = logging.getLogger(__name__)
@@ -152,7 +154,7 @@ def detect_clip(
                 writer.write(FrameDetections(frame, tuple(detections)))
             done += len(batch)
             on_progress(done, len(set(frames)))
-    writer.finish()
+    writer.finish(peak_so_far(detector.device, detector.memory()))
 
 
 def _detect(detector: Detector, pictures: Sequence[ImageU8], size: BatchSize) -> list[tuple[Detection, ...]]:
@@ -174,23 +176,15 @@ def _detect(detector: Detector, pictures: Sequence[ImageU8], size: BatchSize) ->
     return found
 
 
-def stage_header(info: VideoInfo, schedule: DetectionSchedule, detector: Detector) -> dict[str, Any]:
+def stage_header(info: VideoInfo, schedule: DetectionSchedule, detector: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that decides what the stage finds, as JSON values; a stage with the same header need not be done again.
 
-    A clip is known by its name, its size and the time of its last change, as `make` knows files.
+    Args:
+        info: the clip.
+        schedule: which frames are looked at.
+        detector: what `Detector.describe` returns.
     """
-    return {
-        "format": FORMAT,
-        "clip": {
-            "name": info.path.name,
-            "width": info.width,
-            "height": info.height,
-            "frames": info.frame_count,
-            **_file_facts(info.path),
-        },
-        "schedule": asdict(schedule),
-        "detector": detector.describe(),
-    }
+    return {"format": FORMAT, "clip": clip_facts(info), "schedule": asdict(schedule), "detector": dict(detector)}
 
 
 def run_detection_stage(
@@ -207,7 +201,7 @@ def run_detection_stage(
         source: the clip.
         detector: not closed.
         schedule: which frames are looked at.
-        path: `detections.jsonl`; one that another clip, schedule or detector made, or that is not complete, is replaced.
+        path: `detections.jsonl`; one that another clip, schedule or detector made is replaced, a file of another kind never.
         on_progress: called with the frames done and their number.
 
     Returns:
@@ -217,9 +211,9 @@ def run_detection_stage(
         PromptError: the schedule makes no sense.
         VideoError: the clip cannot be read.
         EngineRunError: the detector failed.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or holds no detections.
     """
-    header = stage_header(source.info, schedule, detector)
+    header = stage_header(source.info, schedule, detector.describe())
     finished = finished_detections(path, header)
     if finished is not None:
         return finished, True
@@ -244,12 +238,3 @@ def _picture(frame: Frame) -> ImageU8:
     if frame.video_rgb_hwc is None:
         raise ValueError(f"frame {frame.index} comes without its picture")
     return frame.video_rgb_hwc
-
-
-def _file_facts(path: Path) -> dict[str, int]:
-    """Return size and time of a file, or of the files of a folder all together; nothing for frames that are not from a file."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    facts = [file.stat() for file in files if file.is_file()]
-    if not facts:
-        return {}
-    return {"bytes": sum(fact.st_size for fact in facts), "changed_ns": max(fact.st_mtime_ns for fact in facts)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -16,10 +18,13 @@ import numpy.typing as npt
 from trt_track.engines.host_memory import MemoryState
 from trt_track.errors import OutputError, PromptError
 from trt_track.runtime.frames import ImageU8
+from trt_track.runtime.memory_peak import MemoryPeak
 from trt_track.runtime.output_file import output_errors
 
 MIN_SIDE_PX: Final = 1.0
 """Detectors drop boxes thinner than this: they hold no object, and rounded to hundredths they could be empty."""
+_BEGINNING: Final = b'{"header":'
+"""Of a file of detections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Detector(Protocol):
     """Frames of a call that costs no more than one of a single frame: 1, or what the model's file fixes."""
     max_batch: int
     """Frames of one call at most."""
+    device: str
+    """What it computes on: the GPU's name, or `CPU`."""
 
     def detect(self, frames_rgb: Sequence[ImageU8]) -> list[tuple[Detection, ...]]:
         """Return what is on each of 1 to `max_batch` frames, the best first.
@@ -73,18 +80,22 @@ class Detector(Protocol):
 
 
 class DetectionWriter:
-    """Writes `detections.jsonl`: a line that describes clip and detector, a line a frame as it comes, a last line when all is done."""
+    """Writes `detections.jsonl`: a line that describes clip and detector, a line a frame as it comes, a last line when all is done.
+
+    Until then they are in a file with `.part` behind its name, so that what is interrupted neither looks finished nor replaces what is.
+    """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        """Replace the file, if there is one.
+        """Begin the file.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: it cannot be written, or something else than detections is in its place.
         """
-        self.path = path
+        check_replaceable(path)
+        self.path, self._part = path, part_of(path)
         self._frames = 0
         with output_errors(path):
-            self._file = path.open("w", encoding="utf-8", buffering=1)
+            self._file = self._part.open("w", encoding="utf-8", buffering=1)
         self._line({"header": dict(header)})
 
     def write(self, detections: FrameDetections) -> None:
@@ -105,14 +116,22 @@ class DetectionWriter:
         self._line({"frame": detections.frame, "detections": found})
         self._frames += 1
 
-    def finish(self) -> None:
-        """Say that nothing is missing, and close the file."""
-        self._line({"finished": True, "frames": self._frames})
-        self.close()
+    def finish(self, peak: MemoryPeak | None = None) -> None:
+        """Say that nothing is missing, and what memory it took; then the file gets its name, in place of one that had it.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self._line({"finished": True, "frames": self._frames, "peak_memory_bytes": (peak or MemoryPeak()).to_json()})
+        with output_errors(self.path):
+            self._file.close()
+            os.replace(self._part, self.path)
 
     def close(self) -> None:
-        """Close the file; one without its last line is no finished stage."""
+        """Close the file; of a stage that was left early what it found stays in the part, if it looked at anything."""
         self._file.close()
+        if not self._frames:
+            self._part.unlink(missing_ok=True)
 
     def _line(self, content: Mapping[str, Any]) -> None:
         with output_errors(self.path):
@@ -126,13 +145,38 @@ class DetectionWriter:
             self.close()
 
 
+def part_of(path: Path) -> Path:
+    """Return where detections are until they are finished."""
+    return path.parent / f"{path.name}.part"
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a place where there is something else than detections.
+
+    Raises:
+        OutputError: there is, or it cannot be read.
+    """
+    for place in (path, part_of(path)):
+        with output_errors(place):
+            if place.exists() and not (place.is_file() and _beginning(place) in {b"", _BEGINNING}):
+                raise OutputError(f"{place}: is there already and holds no detections: choose another --out")
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_BEGINNING))
+
+
 @dataclass(frozen=True, slots=True)
 class DetectionFile:
     """A finished `detections.jsonl`."""
 
     header: Mapping[str, Any]
+    """What `stage_header` made; `clip` and `schedule` in it are mappings, if they are there."""
     frames: tuple[FrameDetections, ...]
     """In the order of the clip."""
+    peak: MemoryPeak = field(default_factory=MemoryPeak)
+    """Memory that the stage took."""
 
 
 def read_detections(path: Path) -> DetectionFile:
@@ -144,16 +188,18 @@ def read_detections(path: Path) -> DetectionFile:
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
+        if part_of(path).exists():
+            raise PromptError(f"{path} is not complete, detection was interrupted: run trt-track detect again") from None
         raise PromptError(f"{path}: no such file: trt-track detect writes it") from None
     except (OSError, ValueError) as error:
         raise PromptError(f"{path} cannot be read ({error}): run trt-track detect again") from error
     if not lines or not all(isinstance(line, dict) for line in lines) or "header" not in lines[0]:
         raise PromptError(f"{path} holds no detections: run trt-track detect again")
-    if not lines[-1].get("finished"):
+    if len(lines) < 2 or not lines[-1].get("finished"):
         raise PromptError(f"{path} is not complete, detection was interrupted: run trt-track detect again")
     try:
-        return DetectionFile(lines[0]["header"], tuple(_read_frames(lines[1:-1])))
-    except (KeyError, TypeError, ValueError) as error:
+        return _read_stage(*lines)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PromptError(f"{path} is malformed ({type(error).__name__}: {error}): run trt-track detect again") from error
 
 
@@ -164,6 +210,19 @@ def finished_detections(path: Path, header: Mapping[str, Any]) -> DetectionFile 
         if read.header == json.loads(json.dumps(dict(header))):
             return read
     return None
+
+
+def _read_stage(first: Mapping[str, Any], *lines: Mapping[str, Any]) -> DetectionFile:
+    header, last = first["header"], lines[-1]
+    if not isinstance(header, dict) or not all(isinstance(header.get(name, {}), dict) for name in ("clip", "schedule")):
+        raise ValueError("its header does not describe a clip and which frames of it were looked at")
+    every = header.get("schedule", {}).get("every")
+    if every is not None and (type(every) is not int or every < 1):
+        raise ValueError(f"every {every!r}th frame was looked at")
+    frames = tuple(_read_frames(lines[:-1]))
+    if last.get("frames") != len(frames):
+        raise ValueError(f"its last line tells of {last.get('frames')} frames, {len(frames)} are there")
+    return DetectionFile(header, frames, MemoryPeak.from_json(last.get("peak_memory_bytes")))
 
 
 def _read_frames(lines: Sequence[Mapping[str, Any]]) -> Iterator[FrameDetections]:
@@ -180,4 +239,6 @@ def _read_detection(data: Mapping[str, Any]) -> Detection:
     box = np.asarray(data["box"], np.float32)
     if box.shape != (4,) or not np.isfinite(box).all() or not (box[:2] < box[2:]).all():
         raise ValueError(f"{data['box']} is no box")
-    return Detection(box, float(data["score"]), str(data["label"]), str(data.get("words", "")))
+    if not math.isfinite(score := float(data["score"])):
+        raise ValueError(f"{score} is no score")
+    return Detection(box, score, str(data["label"]), str(data.get("words", "")))

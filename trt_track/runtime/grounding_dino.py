@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trt_track.detector_specs import DetectorSpec
 from trt_track.engines.backends import AUTO, open_session
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.host_memory import MemoryState
@@ -45,6 +46,31 @@ class TextQuery:
             if value is not None and not 0 < value < 1:
                 raise PromptError(f"the {name} threshold is {value}: choose a number between 0 and 1")
 
+    def least_score(self, detector: DetectorSpec) -> float:
+        """Return the least score of a box: the user's, else the detector's own."""
+        return detector.box_threshold if self.box_threshold is None else self.box_threshold
+
+
+def describe_query(bundle: Bundle, query: TextQuery) -> dict[str, Any]:
+    """Return what `GroundingDino.describe` will say, from the manifest and the prompt alone: nothing is loaded.
+
+    Raises:
+        BundleError: it is a tracker's bundle, or damaged.
+        PromptError: the prompt is empty, too long or has words that the model does not know.
+    """
+    spec = bundle.detector
+    text = PromptReader(bundle.file_path(TOKENIZER), spec).read(query.text).text
+    return _description(spec, query, text, _graph_hashes(bundle))
+
+
+def _graph_hashes(bundle: Bundle) -> dict[str, str]:
+    return {name: record.onnx.sha256 for name, record in bundle.manifest.graphs.items()}
+
+
+def _description(spec: DetectorSpec, query: TextQuery, text: str, sha256: Mapping[str, str]) -> dict[str, Any]:
+    thresholds = {"box_threshold": query.least_score(spec), "text_threshold": query.text_threshold}
+    return {"detector": spec.name, "text": text, **thresholds, "sha256": dict(sha256)}
+
 
 class GroundingDino:
     """Fills the `Detector` protocol."""
@@ -62,10 +88,10 @@ class GroundingDino:
         Raises:
             PromptError: the prompt is empty, too long or has words that the model does not know.
         """
-        self.session, self.reader, self.query = session, reader, query
+        self.session, self.reader, self.query, self.device = session, reader, query, session.device
         self.max_batch = min(MOST_FRAMES, session.max_frames or MOST_FRAMES)
         self.spec = reader.detector
-        self.box_threshold = self.spec.box_threshold if query.box_threshold is None else query.box_threshold
+        self.box_threshold = query.least_score(self.spec)
         self.source: dict[str, Any] = {}
         self._batch: dict[str, Any] = {}
         self._room = 0
@@ -99,7 +125,7 @@ class GroundingDino:
         except BaseException:
             session.close()
             raise
-        detector.source = {name: record.onnx.sha256 for name, record in bundle.manifest.graphs.items()}
+        detector.source = _graph_hashes(bundle)
         return detector
 
     def _empty(self, graph: str, tensor: str, frames: int) -> Any:
@@ -158,8 +184,7 @@ class GroundingDino:
 
     def describe(self) -> dict[str, Any]:
         """Return everything that decides what is found; see `Detector.describe`."""
-        thresholds = {"box_threshold": self.box_threshold, "text_threshold": self.query.text_threshold}
-        return {"detector": self.spec.name, "text": self.prompt.text, **thresholds, "sha256": self.source}
+        return _description(self.spec, self.query, self.prompt.text, self.source)
 
     def close(self) -> None:
         """Free the model."""

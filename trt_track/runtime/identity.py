@@ -145,7 +145,7 @@ class IdentityBook:
         for track in confirmed:
             if share_inside(self._boxes[track], regions[track]) >= self.rules.inside:  # else its colours are not the object's alone
                 self._known(track).appearance.learn(_sighting(seen, regions[track], self._boxes[track]))
-        new = [i for i in kept if i not in matched.values() and not self._covered(found[i], regions)]
+        new = self._new_boxes(found, kept, matched, regions)
         stop += self._make_room(len(spread) + len(new), regions)
         started = [*spread, *new][: self.max_objects - len(self._live)]
         starts = tuple(self._open(found[i], seen.frame_index, spread.get(i)) for i in started)
@@ -257,10 +257,12 @@ class IdentityBook:
 
     def _has_spread(self, region: Region, own: int, found: Sequence[Detection], kept: Sequence[int]) -> bool:
         """Tell whether a mask covers another object beside its own: too much lies outside its box, and mostly in another one."""
-        inner, outer = region.split(found[own].box_xyxy_px)
+        box = found[own].box_xyxy_px
+        inner, outer = region.split(box)
         if inner.area_px >= self.rules.inside * region.area_px:
             return False
-        return any(share_inside(found[i].box_xyxy_px, outer) >= _CLAIMED for i in kept if i != own)
+        others = (found[i].box_xyxy_px for i in kept if box_iou(found[i].box_xyxy_px, box) < self.rules.same_box)
+        return any(share_inside(other, outer) >= _CLAIMED for other in others)
 
     def _match(self, found: Sequence[Detection], kept: Sequence[int], regions: Regions) -> dict[int, int]:
         """Return track -> position in `found`, one to one, with the largest sum of affinities."""
@@ -272,6 +274,26 @@ class IdentityBook:
                     fit[row, column] = affinity(found[position].box_xyxy_px, regions[track])
         fit[fit < self.rules.same_object] = 0
         return {tracks[row]: kept[column] for row, column in assign(fit)}
+
+    def _new_boxes(self, found: Sequence[Detection], kept: Sequence[int], matched: Mapping[int, int], regions: Regions) -> list[int]:
+        """Return the positions of the boxes of new objects, the best first: those around nothing that is tracked or boxed better already.
+
+        Where two phrases fit one thing it keeps the label of its track, and without a track it gets that of the higher score: no place is
+        made, and no track started, for a second name.
+        """
+        taken, new = list(matched.values()), []
+        for i in kept:
+            box = found[i].box_xyxy_px
+            again = any(box_iou(found[j].box_xyxy_px, box) >= self.rules.same_box for j in taken)
+            if not again and not self._covered(found[i], regions) and not self._is_tracked(found[i], regions):
+                new.append(i)
+                taken.append(i)
+        return new
+
+    def _is_tracked(self, one: Detection, regions: Regions) -> bool:
+        """Tell whether a box is around what a track with another label covers."""
+        others = (region for track, region in regions.items() if self._live[track].label != one.label)
+        return any(affinity(one.box_xyxy_px, region) >= self.rules.same_box for region in others)
 
     def _covered(self, one: Detection, regions: Regions) -> bool:
         """Tell whether a box that is no track's only holds what is tracked."""

@@ -20,8 +20,9 @@ class IdentityRules:
     same_object: float = 0.3
     """A box may be a track's where their `affinity` is at least this, on the scale of an IoU (SORT and its successors take 0.3)."""
     same_box: float = 0.7
-    """Of two boxes with one label and at least this IoU the lower scored is dropped. It is high, as detectors use it themselves, for people
-    who stand close; what it leaves over is found by its mask."""
+    """Of two boxes with at least this IoU the lower scored is dropped, and so is a box with at least this affinity with a mask of another
+    label: one thing may be found under two names. It is high, as detectors use it themselves, for people who stand close; what it leaves
+    over is found by its mask."""
     covered: float = 0.7
     """A box that is no track's is dropped where tracks with its label that lie in it span at least this share: a box around a group."""
     inside: float = 0.8

@@ -34,7 +34,7 @@ class ImageFolder:
             VideoError: no image, an unreadable one, or one of another size.
         """
         self.damage: str | None = None
-        self._files = sorted((file for file in _entries(folder) if _is_frame(file)), key=_natural_order)
+        self._files = frame_files(folder)
         if not self._files:
             raise VideoError(f"{folder}: the folder holds no frames; expected files like 00000.jpg or 00000.png")
         width, height = _shared_size(self._files)
@@ -68,6 +68,15 @@ class ImageFolder:
             rgb = image.convert("RGB")
         model = np.array(rgb.resize((request.size, request.size)))
         return frame_of(index, float(index / self.info.frame_rate), model, np.array(rgb) if request.keep_video else None)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Return the frames of a folder in their order.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    return sorted((file for file in _entries(folder) if _is_frame(file)), key=_natural_order)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trt_track.errors import DeviceMemoryError
 from trt_track.runtime.appearance import Histogram, look_of, regions_of
 from trt_track.runtime.frames import Frame, ImageU8, VideoInfo, frame_of
 from trt_track.runtime.prompts import Prompt
@@ -67,7 +68,9 @@ class HeldPictures:
 class LookBack:
     """The last results of a pass, which objects that are found later are added to."""
 
-    def __init__(self, tracker: Tracker, info: VideoInfo, *, most: int, looked_at: Collection[int]) -> None:
+    def __init__(
+        self, tracker: Tracker, info: VideoInfo, *, most: int, looked_at: Collection[int], on_warning: Callable[[str], None]
+    ) -> None:
         """Hold nothing yet.
 
         Args:
@@ -75,8 +78,9 @@ class LookBack:
             info: the clip.
             most: frames to look back.
             looked_at: frames on which objects may be found.
+            on_warning: called with a line when there is no memory for it; nothing is looked back at any more then.
         """
-        self.tracker, self.info, self.most = tracker, info, most
+        self.tracker, self.info, self.most, self.on_warning = tracker, info, most, on_warning
         self._ahead = deque(sorted(looked_at))
         self._held: dict[int, FrameResult] = {}
 
@@ -107,6 +111,13 @@ class LookBack:
         found = max(self._held)
         if not boxes_xyxy_px or self.most == 0 or found - 1 not in self._held:
             return
+        try:
+            self._follow(found, boxes_xyxy_px, resembles)
+        except DeviceMemoryError as error:
+            self.most = 0
+            self.on_warning(f"frame {found}: objects are not followed back from here on, the GPU's memory is short: {error}")
+
+    def _follow(self, found: int, boxes_xyxy_px: Mapping[int, npt.NDArray[np.float32]], resembles: Resembles) -> None:
         video = Video(self.tracker, HeldPictures(self.info, dict(self._held)))
         video.add_prompts([Prompt(found, object_id, box_xyxy_px=box) for object_id, box in boxes_xyxy_px.items()])
         going = set(boxes_xyxy_px)
@@ -119,17 +130,25 @@ class LookBack:
                     return
 
     def _added(self, result: FrameResult, going: Set[int], resembles: Resembles) -> set[int]:
-        """Add objects to the held result of a frame; return those that were."""
+        """Add objects to the held result of a frame; return those that are followed on.
+
+        Who is there already goes along, as its mask may have spread: where it covers one that is added, and on the way back does not, it
+        gets its mask of the way back.
+        """
         held = self._held[result.frame_index]
         there, regions = regions_of(held), regions_of(result)
-        added = []
-        for object_id in sorted(going & regions.keys() - there.keys()):
+        known = {object_id for object_id in going & regions.keys() if resembles(object_id, look_of(picture_of(held), regions[object_id]))}
+        along = known & there.keys()
+        added: set[int] = set()
+        for object_id in sorted(known - along):
             region = regions[object_id]
-            if region.share_under(list(there.values())) < _TAKEN and resembles(object_id, look_of(picture_of(held), region)):
-                there[object_id] = region
-                added.append(object_id)
-        self._held[result.frame_index] = with_objects(held, result, added)
-        return set(added)
+            spread = {other for other in along if region.share_under([there[other]]) >= _TAKEN}
+            shown = {**there, **{other: regions[other] for other in spread}}
+            if region.share_under(list(shown.values())) < _TAKEN:
+                there = {**shown, object_id: region}
+                added |= {object_id, *spread}
+        self._held[result.frame_index] = with_objects(held, result, sorted(added))
+        return added | along if added else added
 
 
 def picture_of(result: FrameResult) -> ImageU8:

@@ -59,6 +59,8 @@ class DetectorEngine(Protocol):
 class YoloDetector:
     """Fills the `Detector` protocol with a YOLO model."""
 
+    device = "CPU"
+
     def __init__(
         self,
         engine: DetectorEngine,

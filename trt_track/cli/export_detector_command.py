@@ -135,7 +135,8 @@ def write_detector(  # noqa: PLR0913 - a model, how it is to be, and where
     specs, description = detector_graph_specs(spec), _description(spec, recipe, loaded, data.told(recipe))
     own = copy.deepcopy(loaded.model).requires_grad_(False)
     modules = {"text_encoder": TextEncoder(own), "detector": Detector(own, spec.frame_hw, graph_dtype(_NETWORK, recipe))}
-    compute_in_float32(modules["detector"], _NETWORK, recipe)
+    exact = Detector(copy.deepcopy(loaded.model), spec.frame_hw) if recipe.own_layers(_NETWORK) else None
+    compute_in_float32(modules["detector"], _NETWORK, recipe, exact)
     with Bundle.create(target, description, overwrite=overwrite) as draft, progress_bar(spec.name) as advance:
         for done, (name, module) in enumerate(modules.items()):
             advance(done, len(modules), name)

@@ -34,3 +34,8 @@ def name_layers(model: onnx_ir.Model) -> None:
 def layer_of(node: onnx.NodeProto | Any) -> str:
     """Return the layer that an operator of a file belongs to; empty where it belongs to the whole graph."""
     return next((entry.value for entry in node.metadata_props if entry.key == _KEY), "")
+
+
+def belongs_to(network: str, layer: str) -> bool:
+    """Tell whether a layer of a graph is part of a network: `backbone` is one part of `detector`, every other network is a whole graph."""
+    return network != "backbone" or layer.startswith("backbone.")

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from trt_track.errors import ModelError
-from trt_track.export.layer_names import layer_of
+from trt_track.export.layer_names import belongs_to, layer_of
 from trt_track.recipe import Recipe
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -31,19 +31,19 @@ def quantizable_nodes(model: onnx.ModelProto, recipe: Recipe, network: str) -> l
     """Return the operators of a network that a recipe quantises: of the kinds that it names, with a constant weight, in no exception.
 
     Raises:
-        ModelError: an exception covers no such operator, or none are left.
+        ModelError: an exception in the network's dtype covers no such operator, or none are left.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     operators = recipe.of(network).quantize
-    prefix = "backbone." if network == "backbone" else ""  # a part of the graph `detector`
     found = [
         node
         for node in model.graph.node
-        if node.op_type in operators and len(node.input) > 1 and node.input[1] in weights and layer_of(node).startswith(prefix)
+        if node.op_type in operators and len(node.input) > 1 and node.input[1] in weights and belongs_to(network, layer_of(node))
     ]
     kept = [node for node in found if recipe.quantizes(network, layer_of(node))]
+    widened = recipe.own_layers(network)  # which may be norms, too
     for one in recipe.exceptions:
-        if one.network == network and not any(one.covers(network, layer_of(node)) for node in found):
+        if one.network == network and one not in widened and not any(one.covers(network, layer_of(node)) for node in found):
             raise ModelError(f"recipe {recipe.name}: {network} has no layer {', '.join(one.layers)} that could be quantised")
     if not kept:
         raise ModelError(f"recipe {recipe.name}: nothing is left to quantise in {network}")

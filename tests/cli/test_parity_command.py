@@ -8,6 +8,9 @@ import sys
 import pytest
 from command_line import run_process
 from perturbed import perturb
+from PIL import Image
+
+from trt_track.runtime.video import open_video
 
 FP16_EVERYWHERE = """
 name = "fp16_everywhere"
@@ -103,19 +106,50 @@ def test_limits_of_ones_own(broken, tiny_bundle, carphone, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "caught"), [(FP16_EVERYWHERE, "mask_decoder"), (INT8_MEMORIES, "memory_attention")], ids=["FP16 everywhere", "INT8 memories"]
 )
-def test_a_recipe_that_goes_too_far_does_not_pass(small_config, carphone, tmp_path, recipe, caught):
-    """The export is sound, each graph being as exact as its dtype can be; SAM 2 wants more of what is remembered."""
+def test_a_recipe_that_goes_too_far_does_not_pass(small_config, tiny_bundle, carphone, tmp_path, recipe, caught):
+    """The export is sound, each graph being as exact as its dtype can be; SAM 2 wants more of what is remembered.
+
+    Beside upstream the report measures it; without, the manifest tells.
+    """
     file, folder, model = tmp_path / "too_far.toml", tmp_path / "bundle", ("--config", small_config)
     file.write_text(recipe)
     calibrated = ("--calibrate", carphone, "--calibration-frames", 10) if "quantize" in recipe else ()
     made = run_process("export", "small", *model, "--random-weights", 0, "--precision", file, "--out", folder, *calibrated)
     assert made.returncode == 0, made.stderr
-    done = run_process("parity", folder, *model, "--json", tmp_path / "parity.json")
+    report = tmp_path / "report"
+    done = run_process("parity", folder, *model, "--report", report)
     assert done.returncode == 1, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "parity.json").read_text())["graphs"]
-    failed = {row["case"].split()[0] for row in rows if not row["passed"]}
+    told = report_in(report)
+    assert (told["finished"], told["passed"], told["unmeasured"]) == (True, False, {})
+    failed = {row["case"].split()[0] for row in told["graphs"] if not row["passed"]}
     assert caught in failed
     assert not failed & ({"image_encoder", "memory_attention", "mask_prompt", "mask_upscale"} - {caught})
+    assert any(failure.startswith(f"graph {caught} ") for failure in told["failures"])
+    written = [(report / name).read_text() for name in ("report.md", "report.html")]
+    assert all(f"graph {caught} " in text and "comparisons failed" in text for text in written)
+    tracks = ("--clip", carphone, "--frames", 12, "--reference", tiny_bundle, "--no-upstream", "--report", report)
+    done = run_process("parity", folder, *tracks)
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = report_in(report)
+    assert (told["finished"], told["graphs"], caught in told["unmeasured"]) == (True, [], True)
+    assert f"graph {caught} computes in " in (report / "report.md").read_text()
+
+
+def test_a_clip_that_ends_early_does_not_pass(cli, tiny_bundle, carphone, tmp_path):
+    """Though every mask up to there is equal."""
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    with open_video(carphone) as source:
+        for frame in source.frames(size=32, stop=8, keep_video=True):
+            Image.fromarray(frame.video_rgb_hwc).save(clip / f"{frame.index:05}.png")
+    (clip / "00006.png").write_bytes((clip / "00006.png").read_bytes()[:200])
+    done = cli("parity", tiny_bundle, "--clip", clip, "--reference", tiny_bundle, "--no-upstream", "--report", tmp_path / "report")
+    assert done.code == 1, done.err
+    told = report_in(tmp_path / "report")
+    (drift,) = told["drift"]
+    assert (told["passed"], len(drift["rows"]), all(one["passed"] for one in drift["objects"])) == (False, 12, True)
+    assert told["failures"] == [f"clip against fp32: {drift['damage']}: what comes after it was not compared"]
+    assert f"  {told['failures'][0]}\n" in done.out
 
 
 class TestUpstream:

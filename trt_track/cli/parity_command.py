@@ -186,6 +186,7 @@ def _add_references(run: TrackerParity, reference: Path | None, upstream: tuple[
     elif reference is None:
         raise ModelError("--no-upstream leaves nothing to compare with: give an FP32 bundle with --reference")
     else:
+        run.report.unmeasured = run.report.thresholds.less_than_allowed(run.bundle.manifest.description.dtypes)
         run.report.notes.append("upstream, the graphs and the cases were left out (--no-upstream)")
     if run.clips.clips and boundary_measure() is None:
         run.report.notes.append("the F of outlines was left out: it needs trackeval (pip install 'trt-track[eval]')")

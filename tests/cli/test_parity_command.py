@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from command_line import run_process
 from perturbed import perturb
 from PIL import Image
 
+from trt_track.cli.parity_clips import ClipOptions, read_prompts_of_clips
 from trt_track.runtime.video import open_video
 
 FP16_EVERYWHERE = """
@@ -152,6 +154,27 @@ def test_a_clip_that_ends_early_does_not_pass(cli, tiny_bundle, carphone, tmp_pa
     assert f"  {told['failures'][0]}\n" in done.out
 
 
+def test_each_clip_has_its_own_prompts_or_all_have_the_same(carphone, bikes, tmp_path):
+    files = []
+    for name, number in (("a.json", 4), ("b.json", 7)):
+        files.append(tmp_path / name)
+        files[-1].write_text(json.dumps({"prompts": [{"object": number, "box": [10, 10, 50, 50]}]}))
+    asked = {
+        "one each": read_prompts_of_clips((None, None, None), files, clips=2),
+        "one for all": read_prompts_of_clips((None, None, None), files[:1], clips=2),
+        "a box beside": read_prompts_of_clips((["9:1,1,40,40"], None, None), files, clips=2),
+        "none": read_prompts_of_clips((None, None, None), None, clips=2),
+    }
+    found = {}
+    for name, prompts in asked.items():
+        options = ClipOptions((carphone, bikes), 2, prompts, cases=False, only=())
+        found[name] = []
+        for clip in options.clips:
+            with closing(options.open(clip)) as source:
+                found[name].append([prompt.object_id for prompt in options.prompts_for(clip, source)])
+    assert found == {"one each": [[4], [7]], "one for all": [[4], [4]], "a box beside": [[9, 4], [9, 7]], "none": [[1, 2], [1, 2]]}
+
+
 class TestUpstream:
     """Graphs, cases and detectors, each in a process of its own: upstream's warnings are not ours to judge."""
 
@@ -239,6 +262,14 @@ class TestRefusals:
     def test_without_a_clip(self, refused, tiny_bundle):
         assert refused("--reference", tiny_bundle) == "--reference is for tracks: give a clip with --clip FILE"
         assert refused("--box", "1:0,0,9,9") == "prompts need a clip to be tracked: give one with --clip FILE"
+
+    def test_prompts_of_more_clips_than_there_are(self, refused, carphone, bikes, tmp_path):
+        for name in ("a.json", "b.json"):
+            (tmp_path / name).write_text('{"prompts": [{"object": 1, "box": [10, 10, 50, 50]}]}')
+        files = ("--prompts", tmp_path / "a.json", "--prompts", tmp_path / "b.json")
+        assert refused("--clip", carphone, *files) == (
+            "2 files of --prompts for 1 clips: give one for all of them, or one for each in their order"
+        )
 
     def test_prompts_that_do_not_fit_the_clip(self, refused, carphone):
         assert "frame 30" in refused("--clip", carphone, "--frames", 20, "--box", "30@1:10,10,50,50")

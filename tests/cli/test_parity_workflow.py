@@ -134,7 +134,7 @@ def test_a_caller_has_its_own_weights_clip_and_limits_compared(commands):
     assert (first["precision"], second["precision"]) == ("fp32", "int8")
     assert (first["calibrate"], str(second["calibrate"])) == (None, "my clips")
     assert [str(clip) for clip in parity["clip"]] == ["clips/a street.mp4"]
-    assert (str(parity["prompts"]), str(parity["thresholds"]), parity["frames"]) == ("prompts.json", "parity.toml", 50)
+    assert (list(map(str, parity["prompts"])), str(parity["thresholds"]), parity["frames"]) == (["prompts.json"], "parity.toml", 50)
     assert (str(parity["checkpoint"]), str(parity["config"])) == ("weights/my model.pt", "mine.yaml")
 
 

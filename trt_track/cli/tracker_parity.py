@@ -113,7 +113,7 @@ class TrackerParity:
             if self.predictor is not None:
                 references[UPSTREAM] = self._upstream(clip)
             sources = [stack.enter_context(closing(self.clips.open(clip))) for _ in range(2)]
-            prompts = self.clips.prompts_for(sources[0])
+            prompts = self.clips.prompts_for(clip, sources[0])
             if other is not None:
                 beside = Video(other, sources[1])
                 beside.add_prompts(prompts)
@@ -131,7 +131,7 @@ class TrackerParity:
 
         typer.echo(f"clip: {self.clips.title(clip)}, upstream", err=True)
         with closing(self.clips.open(clip)) as source, progress_bar("upstream") as advance:
-            prompts = self.clips.prompts_for(source)
+            prompts = self.clips.prompts_for(clip, source)
             return UpstreamReference.of_clip(self.predictor, source, prompts, size=self.bundle.model.image_size, on_progress=advance)
 
     def _follow(self, clip: Path, video: Any, references: Mapping[str, Reference]) -> list[ClipDrift]:

@@ -130,7 +130,7 @@ def _calibrator(method: str, path: Path, activations: Sequence[str]) -> Any:
     kinds = {"entropy": calibrate.EntropyCalibrater, "percentile": calibrate.PercentileCalibrater, "minmax": calibrate.MinMaxCalibrater}
     base: Any = kinds[method]
 
-    class OfActivations(base):  # type: ignore[misc, valid-type]  # it is picked above
+    class OfActivations(base):  # type: ignore[misc]  # it is picked above
         def select_tensors_to_calibrate(self, model: Any) -> tuple[set[str], dict[str, Any]]:
             return {_WIDE.format(name) for name in activations}, super().select_tensors_to_calibrate(model)[1]
 

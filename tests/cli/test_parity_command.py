@@ -4,10 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from command_line import run_process
 from perturbed import perturb
+from PIL import Image
+
+from trt_track.cli.parity_clips import ClipOptions, read_prompts_of_clips
+from trt_track.runtime.video import open_video
 
 FP16_EVERYWHERE = """
 name = "fp16_everywhere"
@@ -103,19 +108,71 @@ def test_limits_of_ones_own(broken, tiny_bundle, carphone, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "caught"), [(FP16_EVERYWHERE, "mask_decoder"), (INT8_MEMORIES, "memory_attention")], ids=["FP16 everywhere", "INT8 memories"]
 )
-def test_a_recipe_that_goes_too_far_does_not_pass(small_config, carphone, tmp_path, recipe, caught):
-    """The export is sound, each graph being as exact as its dtype can be; SAM 2 wants more of what is remembered."""
+def test_a_recipe_that_goes_too_far_does_not_pass(small_config, tiny_bundle, carphone, tmp_path, recipe, caught):
+    """The export is sound, each graph being as exact as its dtype can be; SAM 2 wants more of what is remembered.
+
+    Beside upstream the report measures it; without, the manifest tells.
+    """
     file, folder, model = tmp_path / "too_far.toml", tmp_path / "bundle", ("--config", small_config)
     file.write_text(recipe)
     calibrated = ("--calibrate", carphone, "--calibration-frames", 10) if "quantize" in recipe else ()
     made = run_process("export", "small", *model, "--random-weights", 0, "--precision", file, "--out", folder, *calibrated)
     assert made.returncode == 0, made.stderr
-    done = run_process("parity", folder, *model, "--json", tmp_path / "parity.json")
+    report = tmp_path / "report"
+    done = run_process("parity", folder, *model, "--report", report)
     assert done.returncode == 1, done.stdout + done.stderr
-    rows = json.loads((tmp_path / "parity.json").read_text())["graphs"]
-    failed = {row["case"].split()[0] for row in rows if not row["passed"]}
+    told = report_in(report)
+    assert (told["finished"], told["passed"], told["unmeasured"]) == (True, False, {})
+    failed = {row["case"].split()[0] for row in told["graphs"] if not row["passed"]}
     assert caught in failed
     assert not failed & ({"image_encoder", "memory_attention", "mask_prompt", "mask_upscale"} - {caught})
+    assert any(failure.startswith(f"graph {caught} ") for failure in told["failures"])
+    written = [(report / name).read_text() for name in ("report.md", "report.html")]
+    assert all(f"graph {caught} " in text and "comparisons failed" in text for text in written)
+    tracks = ("--clip", carphone, "--frames", 12, "--reference", tiny_bundle, "--no-upstream", "--report", report)
+    done = run_process("parity", folder, *tracks)
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = report_in(report)
+    assert (told["finished"], told["graphs"], caught in told["unmeasured"]) == (True, [], True)
+    assert f"graph {caught} computes in " in (report / "report.md").read_text()
+
+
+def test_a_clip_that_ends_early_does_not_pass(cli, tiny_bundle, carphone, tmp_path):
+    """Though every mask up to there is equal."""
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    with open_video(carphone) as source:
+        for frame in source.frames(size=32, stop=8, keep_video=True):
+            Image.fromarray(frame.video_rgb_hwc).save(clip / f"{frame.index:05}.png")
+    (clip / "00006.png").write_bytes((clip / "00006.png").read_bytes()[:200])
+    done = cli("parity", tiny_bundle, "--clip", clip, "--reference", tiny_bundle, "--no-upstream", "--report", tmp_path / "report")
+    assert done.code == 1, done.err
+    told = report_in(tmp_path / "report")
+    (drift,) = told["drift"]
+    assert (told["passed"], len(drift["rows"]), all(one["passed"] for one in drift["objects"])) == (False, 12, True)
+    assert told["failures"] == [f"clip against fp32: {drift['damage']}: what comes after it was not compared"]
+    assert f"  {told['failures'][0]}\n" in done.out
+
+
+def test_each_clip_has_its_own_prompts_or_all_have_the_same(carphone, bikes, tmp_path):
+    files = []
+    for name, number in (("a.json", 4), ("b.json", 7)):
+        files.append(tmp_path / name)
+        files[-1].write_text(json.dumps({"prompts": [{"object": number, "box": [10, 10, 50, 50]}]}))
+    asked = {
+        "one each": read_prompts_of_clips((None, None, None), files, clips=2),
+        "one for all": read_prompts_of_clips((None, None, None), files[:1], clips=2),
+        "a box beside": read_prompts_of_clips((["9:1,1,40,40"], None, None), files, clips=2),
+        "none": read_prompts_of_clips((None, None, None), None, clips=2),
+    }
+    found = {}
+    for name, prompts in asked.items():
+        options = ClipOptions((carphone, bikes), 2, prompts, cases=False, only=())
+        found[name] = []
+        for clip in options.clips:
+            with closing(options.open(clip)) as source:
+                found[name].append([prompt.object_id for prompt in options.prompts_for(clip, source)])
+    assert found == {"one each": [[4], [7]], "one for all": [[4], [4]], "a box beside": [[9, 4], [9, 7]], "none": [[1, 2], [1, 2]]}
 
 
 class TestUpstream:
@@ -205,6 +262,14 @@ class TestRefusals:
     def test_without_a_clip(self, refused, tiny_bundle):
         assert refused("--reference", tiny_bundle) == "--reference is for tracks: give a clip with --clip FILE"
         assert refused("--box", "1:0,0,9,9") == "prompts need a clip to be tracked: give one with --clip FILE"
+
+    def test_prompts_of_more_clips_than_there_are(self, refused, carphone, bikes, tmp_path):
+        for name in ("a.json", "b.json"):
+            (tmp_path / name).write_text('{"prompts": [{"object": 1, "box": [10, 10, 50, 50]}]}')
+        files = ("--prompts", tmp_path / "a.json", "--prompts", tmp_path / "b.json")
+        assert refused("--clip", carphone, *files) == (
+            "2 files of --prompts for 1 clips: give one for all of them, or one for each in their order"
+        )
 
     def test_prompts_that_do_not_fit_the_clip(self, refused, carphone):
         assert "frame 30" in refused("--clip", carphone, "--frames", 20, "--box", "30@1:10,10,50,50")

@@ -22,6 +22,7 @@ OWN = {
     "config": "mine.yaml",
     "size": "512",
     "precision": "int8",
+    "calibrate": "my clips",
     "clip": "clips/a street.mp4",
     "prompts": "prompts.json",
     "frames": "50",
@@ -93,7 +94,16 @@ def test_inputs_of_a_caller_have_the_defaults_that_the_job_falls_back_to(workflo
         for name, given in triggers[trigger]["inputs"].items():
             if name != "package":  # a caller gets what is published, this repository itself
                 assert value_of(environment[name.upper()], {}) == str(given["default"])
-    assert {name.lower() for name in environment} == set(triggers["workflow_call"]["inputs"]) == set(OWN)
+    asked = set(triggers["workflow_call"]["inputs"])
+    assert {name.lower() for name in environment} == asked == set(OWN)
+    assert set(triggers["workflow_dispatch"]["inputs"]) == asked - {"package"}
+    assert len(triggers["workflow_dispatch"]["inputs"]) <= 10  # older servers take no more
+
+
+def test_nothing_is_taken_for_granted_of_a_callers_repository(workflow):
+    """A cache of pip, for one, fails where no file is found to tell its key by."""
+    (python,) = (step for step in workflow["jobs"]["parity"]["steps"] if "setup-python" in step.get("uses", ""))
+    assert set(python["with"]) == {"python-version"}
 
 
 def test_on_a_pull_request_the_embedded_model_is_compared(commands, bikes):
@@ -105,6 +115,7 @@ def test_on_a_pull_request_the_embedded_model_is_compared(commands, bikes):
         ("pico", "fp32", "parity-bundles/fp32"),
         ("pico", "fp16", "parity-bundles/judged"),
     ]
+    assert [one["calibrate"] for one in exports] == [None, None]
     assert (str(parity["bundle"]), str(parity["reference"]), str(parity["report"])) == (
         "parity-bundles/judged",
         "parity-bundles/fp32",
@@ -121,8 +132,9 @@ def test_a_caller_has_its_own_weights_clip_and_limits_compared(commands):
     for one in (first, second):
         assert (one["model"], str(one["checkpoint"]), str(one["config"]), one["size"]) == ("mine", "weights/my model.pt", "mine.yaml", 512)
     assert (first["precision"], second["precision"]) == ("fp32", "int8")
+    assert (first["calibrate"], str(second["calibrate"])) == (None, "my clips")
     assert [str(clip) for clip in parity["clip"]] == ["clips/a street.mp4"]
-    assert (str(parity["prompts"]), str(parity["thresholds"]), parity["frames"]) == ("prompts.json", "parity.toml", 50)
+    assert (list(map(str, parity["prompts"])), str(parity["thresholds"]), parity["frames"]) == (["prompts.json"], "parity.toml", 50)
     assert (str(parity["checkpoint"]), str(parity["config"])) == ("weights/my model.pt", "mine.yaml")
 
 

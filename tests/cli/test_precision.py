@@ -170,6 +170,15 @@ def test_a_folder_of_pictures_and_clips(tmp_path, bikes):
     assert len(feeds) == 5  # and two frames of the clip
 
 
+@pytest.mark.parametrize(("files", "pictures", "taken", "gap"), [(33, 32, 32, 2), (63, 32, 32, 2), (5, 32, 5, 1), (100, 10, 10, 10)])
+def test_pictures_are_spread_over_a_whole_folder(tmp_path, files, pictures, taken, gap):
+    for number in range(files):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:03}.png")
+    found = [int(feed["frames"][0, 0, 0, 0]) for feed in CalibrationData(tmp_path, "minmax", pictures).of_frames((8, 8)).feeds]
+    assert len(found) == taken
+    assert max(np.diff([*found, files])) <= gap
+
+
 def test_pictures_that_are_none(tmp_path):
     with pytest.raises(ModelError, match="the folder is empty; expected pictures or clips"):
         CalibrationData(tmp_path).of_frames((16, 16))

@@ -60,6 +60,28 @@ def test_it_computes_what_a_gpu_would(tmp_path):
     assert np.abs(exact - z.T).max() > 0  # it was rounded
 
 
+BIASED = {
+    "a bias": ([helper.make_node("Add", ["bias", "product"], ["y"])], ["y"]),
+    "a bias, and the product is read again": (
+        [helper.make_node("Add", ["product", "bias"], ["sum"]), helper.make_node("Mul", ["sum", "product"], ["y"])],
+        ["product", "sum", "y"],
+    ),
+    "a table": ([helper.make_node("Add", ["product", "table"], ["y"])], ["product", "y"]),
+}
+
+
+@pytest.mark.parametrize(("nodes", "rounded"), BIASED.values(), ids=BIASED)
+def test_a_product_and_its_bias_are_rounded_once_where_one_kernel_computes_both(tmp_path, nodes, rounded):
+    bias, table = (RANDOM.standard_normal(shape).astype(BF16) for shape in ((8,), (4, 8)))
+    weights = [numpy_helper.from_array(array, name) for name, array in (("weight", WEIGHT), ("bias", bias), ("table", table))]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [4, 8]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weight"], ["product"]), *nodes], "block", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), str(tmp_path / "m.onnx"))
+    model = onnx.load_from_string(rewrite_bfloat16(tmp_path / "m.onnx"))
+    casts = [node.input[0] for node in model.graph.node if node.op_type == "Cast" and node.output[0].endswith("/rounded")]
+    assert [name.removesuffix("/exact").removesuffix("/wide") for name in casts] == rounded
+
+
 def test_only_what_computes_is_rounded(tmp_path):
     model = onnx.load_from_string(rewrite_bfloat16(write_block(tmp_path / "m.onnx")))
     onnx.checker.check_model(model, full_check=True)

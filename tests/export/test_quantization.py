@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from trt_track.engines.onnx_model import OnnxModel
 from trt_track.errors import ExportError, ModelError
+from trt_track.export import calibration as calibrating
 from trt_track.export.calibration import METHODS, Calibration
 from trt_track.export.quantization import activations_in, quantizable_nodes, quantize_graph
 from trt_track.parity.quantization_check import check_quantized
@@ -140,6 +142,17 @@ def test_an_exception_that_means_nothing_is_refused(tmp_path):
         activations_in(path, recipe("*"), "image_encoder")
 
 
+def test_layers_in_float32_need_not_be_products(tmp_path):
+    """Norms can be excepted, too; a layer in float32 is not quantised."""
+    path = write_network(tmp_path / "m.onnx")
+    careful = (
+        CarefulLayers("image_encoder", ("*.norm",), "float32", "a test"),
+        CarefulLayers("image_encoder", ("last",), "float32", "one"),
+    )
+    mixed = Recipe("mine", "", {"image_encoder": NetworkPrecision("float16", ("Conv", "Gemm", "MatMul"))}, careful)
+    assert activations_in(path, mixed, "image_encoder") == ["image", "cells", "active_rows"]
+
+
 def test_ranges_are_found_once_for_the_same_graph_pictures_and_method(tmp_path, monkeypatch):
     path = write_network(tmp_path / "m.onnx")
     names = activations_in(path, recipe(), "image_encoder")
@@ -161,6 +174,19 @@ def test_ranges_are_found_once_for_the_same_graph_pictures_and_method(tmp_path, 
     for calibration in (Calibration(pictures(2), "minmax"), *others):
         calibration.ranges(path, names, folder=cache)
     assert len(measured) == 5
+
+
+def test_ranges_are_found_anew_with_another_percentile_or_onnx_runtime(tmp_path, monkeypatch):
+    """What was found with other bins or by another calibrator is another range."""
+    measured = []
+    monkeypatch.setattr(Calibration, "_measure", lambda self, *_: measured.append(self.method) or {"image": (-1.0, 1.0)})
+    path, options = write_network(tmp_path / "m.onnx"), calibrating._OPTIONS["percentile"]
+    for name, value in (("percentile", 99.99), ("percentile", 99.9), ("num_bins", 512)):
+        monkeypatch.setitem(calibrating._OPTIONS, "percentile", {**options, name: value})
+        Calibration(pictures(1), "percentile").ranges(path, ["image"], folder=tmp_path)
+    monkeypatch.setattr(onnxruntime, "__version__", "0.1")
+    Calibration(pictures(1), "percentile").ranges(path, ["image"], folder=tmp_path)
+    assert len(measured) == 4
 
 
 def test_ranges_are_those_of_the_values(tmp_path):

@@ -24,6 +24,7 @@ def test_equal_tracks():
     found = summary([row(frame) for frame in range(20)])
     assert (found.frames, found.judged, found.mean_iou, found.least_iou, found.slope, found.mean_f) == (20, 20, 1.0, 1.0, 0.0, 1.0)
     assert (found.presence, found.choice, found.lost_frame, found.failures, found.passed) == ((), (), None, (), True)
+    assert found.slope_judged
 
 
 @pytest.mark.parametrize(
@@ -57,21 +58,58 @@ def test_every_limit_is_judged(ious, failures):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "found_pixels", "judged"),
-    [(99, 99, False), (0, 0, False), (100, 99, True), (99, 100, True), (0, 5000, True), (5000, 0, True)],
+    ("pixels", "found_pixels", "judged", "flips"),
+    [
+        (99, 99, False, False),
+        (99, 5000, False, False),
+        (100, 99, True, False),
+        (5000, 0, True, True),
+        (0, 5000, False, True),
+        (0, 100, False, True),
+        (0, 99, False, False),
+        (99, 0, False, False),
+        (0, 0, False, False),
+    ],
 )
-def test_only_masks_that_are_both_small_are_left_out(pixels, found_pixels, judged):
-    """A mask that appears where the reference has none is no small matter."""
+def test_frames_are_left_out_where_the_references_mask_is_small(pixels, found_pixels, judged, flips):
+    """A mask that appears where the reference has none is no small matter: one of both sees an object."""
     found = summary([*(row(frame) for frame in range(9)), row(9, 0.0, pixels=pixels, found_pixels=found_pixels)])
     assert found.judged == 9 + judged
     assert found.passed is not judged
     assert found.lost_frame == (9 if judged else None)
+    assert found.presence == ((9,) if flips else ())
+
+
+def test_in_fp32_every_pixel_counts():
+    every = replace(LIMITS, small_pixels=0)
+    found = summary([row(0), row(1, 0.0, pixels=0, found_pixels=1), row(2, pixels=0)], every)
+    assert (found.judged, found.presence) == (3, (1,))
 
 
 def test_a_run_that_judges_nothing_does_not_pass():
     found = summary([row(frame, pixels=0) for frame in range(9)])
-    assert found.failures == ("nothing to judge: no mask has 100 pixels",)
+    assert found.failures == ("nothing to judge: no mask of the reference has 100 pixels",)
     assert (found.mean_iou, found.least_iou, found.least_frame, found.slope) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("outlines", "limit", "failures"),
+    [
+        ((1.0, 0.8), None, ()),
+        ((1.0, 0.8), 0.9, ()),
+        ((1.0, 0.6), 0.9, ("boundary F 0.8000 is under 0.9",)),
+        ((None, None), None, ()),
+        ((None, None), 0.9, ("boundary F is limited and was not measured: it needs trackeval (pip install 'trt-track[eval]')",)),
+    ],
+)
+def test_outlines_are_judged_where_a_limit_asks_for_it(outlines, limit, failures):
+    found = summary([row(frame, boundary_f=value) for frame, value in enumerate(outlines)], replace(LIMITS, mean_f=limit))
+    assert found.failures == failures
+
+
+@pytest.mark.parametrize(("frames", "judged"), [(10, True), (9, False)])
+def test_it_says_whether_the_slope_was_judged(frames, judged):
+    assert summary([row(frame) for frame in range(frames)]).slope_judged is judged
 
 
 def test_flips_are_told_with_their_frames_and_what_is_unknown_as_unknown():

@@ -162,8 +162,8 @@ class TestTracks:
         pair = {0: {1: found(logits=(-1, 1.1))}}, {0: {1: found()}}
         assert [self.compare(*pair, precision=precision)[0].passed for precision in ("fp32", "fp16")] == [False, True]
 
-    @pytest.mark.parametrize(("side", "precision", "passed"), [(9, "fp16", True), (10, "fp16", False), (9, "fp32", False)])
-    def test_masks_of_few_pixels_are_judged_in_fp32_alone(self, side, precision, passed):
+    @pytest.mark.parametrize(("side", "precision", "passed"), [(10, "fp16", True), (11, "fp16", False), (10, "fp32", False)])
+    def test_where_the_reference_has_few_pixels_fp32_alone_is_judged(self, side, precision, passed):
         large, larger = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
         large[: side - 1, :side] = larger[:side, :side] = True
         (row,) = self.compare({0: {1: found(drawn=larger)}}, {0: {1: found(drawn=large)}}, precision)

@@ -13,9 +13,9 @@ from drift_rows import row
 
 from trt_track.engines.manifest import Description
 from trt_track.errors import OutputError
-from trt_track.parity.drift_summary import summarise
+from trt_track.parity.clip_drift import ClipDrift
 from trt_track.parity.measures import Deviation, TrackDeviation
-from trt_track.parity.report import ClipDrift, Report, Subject
+from trt_track.parity.report import Report, Subject
 from trt_track.parity.report_folder import ReportFolder
 from trt_track.parity.report_markdown import write_markdown
 from trt_track.parity.report_page import write_page
@@ -37,11 +37,13 @@ def case(passed=True):
     return SimpleNamespace(case="box", rows=rows, seconds=1.0, upstream_seconds=2.0)
 
 
-def drifted(ious, *, clip="bikes.mp4", against="fp32"):
-    rows = [row(frame, iou) for frame, iou in enumerate(ious)]
+def drifted(ious, *, clip="bikes.mp4", against="fp32", damage=None, limits=LIMITS, **others):
+    rows = [row(frame, iou, **others) for frame, iou in enumerate(ious)]
     picture = np.full((20, 30, 3), 80, np.uint8)
-    worst = [WorstFrame(rows[-1], picture, picture[..., 0] > 90, picture[..., 0] > 10)]
-    return ClipDrift(clip, against, [{"frame": 0, "object": 1}], rows, summarise(rows, LIMITS.track("fp16", ())), worst)
+    worst = [WorstFrame(rows[-1], picture, picture[..., 0] > 90, picture[..., 0] > 10)] if rows else []
+    drift = ClipDrift(clip, against, [{"frame": 0, "object": 1}], rows, damage, worst)
+    drift.judge(limits.track("fp16", ()))
+    return drift
 
 
 def report(**parts):
@@ -120,6 +122,82 @@ def test_failures_say_what_where_and_by_how_much():
     assert all(failure in page and f"- {failure}\n" in markdown for failure in found.failures())
 
 
+def everywhere(found, text):
+    """Whether a text is in the three forms of a report."""
+    return (
+        text in json.dumps(found.to_json(), ensure_ascii=False) and text in write_markdown(found) and text in Page(write_page(found)).text
+    )
+
+
+def test_a_damaged_clip_does_not_pass_however_good_its_masks_are():
+    damage = "the clip ends early: frame 60 of 250 cannot be read (its data are damaged)"
+    found = report(drifts=[drifted([1.0] * 60, damage=damage)])
+    assert (found.passed, found.conclusion) == (False, "1 of 2 comparisons failed")
+    assert list(found.failures()) == [f"bikes.mp4 against fp32: {damage}: what comes after it was not compared"]
+    assert everywhere(found, damage)
+    assert "FAILED" in Page(write_page(found)).text
+
+
+def test_a_clip_of_which_no_frame_was_compared_does_not_pass():
+    found = report(graphs=[graph()], drifts=[drifted([])])
+    assert list(found.failures()) == ["bikes.mp4 against fp32: no frame was compared"]
+    assert not found.passed
+
+
+@pytest.mark.parametrize(("frames", "said"), [(49, True), (50, False)])
+def test_it_is_said_where_a_slope_was_not_judged(frames, said):
+    found = report(drifts=[drifted([1.0 - 2e-4 * frame for frame in range(frames)])])
+    remark = "the slope of object 1 was not judged: that takes 50 frames on which the reference's mask is large enough"
+    assert everywhere(found, remark) is said
+    assert ("+0.0e+00 not judged" in write_markdown(report(drifts=[drifted([1.0] * frames)]))) is said
+    assert bool(list(found.failures())) is not said
+
+
+@pytest.mark.parametrize(
+    ("own", "failures"),
+    [
+        ("", []),
+        ("choice_flips = 200\npresence_flips = 0\n", []),
+        ("choice_flips = 150\n", ["bikes.mp4 against fp32: 166.7 choice flips per 1,000 object-frames are over 150"]),
+        ("mean_f = 0.9\n", ["bikes.mp4 against fp32, object 1: boundary F 0.8000 is under 0.9"]),
+    ],
+)
+def test_flips_and_outlines_are_told_and_judged_where_a_limit_asks_for_it(tmp_path, own, failures):
+    (tmp_path / "own.toml").write_text(f"[track.fp16]\n{own}")
+    limits = Thresholds.read(tmp_path / "own.toml")
+    drift = drifted([1.0] * 60, limits=limits, boundary_f=0.8)
+    drift.rows[:10] = [row(frame, boundary_f=0.8, choice_differs=True) for frame in range(10)]
+    drift.judge(limits.track("fp16", ()))
+    found = report(drifts=[drift])
+    found.thresholds = limits
+    assert list(found.failures()) == failures
+    assert found.passed is not bool(failures)
+    assert (drift.flips.object_frames, drift.flips.presence, round(drift.flips.choice, 1)) == (60, 0.0, 166.7)
+    told = f"presence 0.0{' (limit 0)' if 'presence' in own else ''}, choice 166.7"
+    assert told in write_markdown(found)
+    assert told in Page(write_page(found)).text
+    assert found.to_json()["drift"][0]["flips_per_1000"] == {"object_frames": 60, "presence": 0.0, "choice": 1000 / 6}
+    assert found.to_json()["thresholds"]["drift"]["mean_f"] == (0.9 if "mean_f" in own else None)
+    assert found.track_limits.of_drift in write_markdown(found)
+    assert found.track_limits.of_drift in Page(write_page(found)).text
+
+
+def test_a_limit_of_flips_that_no_reference_tells_is_missed():
+    drift = drifted([1.0] * 60, choice_differs=None)
+    drift.judge(replace(LIMITS.track("fp16", ()), choice_flips=5.0))
+    assert drift.failures == ("choice flips are limited, and the reference does not say which mask it took",)
+
+
+def test_a_graph_in_less_than_it_needs_that_nobody_measured_fails():
+    found = report(drifts=[drifted([1.0] * 60)], unmeasured={"mask_decoder": ["float32"]})
+    failure = (
+        "graph mask_decoder computes in float16, SAM 2 needs float32 there: compare it with upstream, without --no-upstream, or allow "
+        "float16 in judged_as of --thresholds"
+    )
+    assert (found.passed, list(found.failures())) == (False, [failure])
+    assert everywhere(found, failure)
+
+
 def test_json_has_every_number():
     told = json.loads(
         json.dumps(
@@ -167,10 +245,8 @@ def test_every_row_of_a_markdown_table_has_as_many_cells_as_its_head():
 
 
 def test_a_clip_on_which_nothing_could_be_judged_has_a_page_too():
-    nothing = drifted([1.0] * 5)
-    nothing.rows = [row(frame, pixels=0) for frame in range(5)]
-    nothing.summaries = summarise(nothing.rows, LIMITS.track("fp16", ()))
-    assert "Object 1: nothing to judge, no mask has 100 pixels." in Page(write_page(report(drifts=[nothing]))).text
+    nothing = drifted([1.0] * 5, pixels=0)
+    assert "Object 1: nothing to judge, no mask of the reference has 100 pixels." in Page(write_page(report(drifts=[nothing]))).text
 
 
 class TestFolder:

@@ -89,11 +89,37 @@ def test_a_table_of_ones_own_recipe_starts_from_its_least_exact_dtype(changed):
     assert own.track("mine", ["float16"]).mean_iou == SHIPPED.track("fp16", ()).mean_iou
 
 
+def test_limits_that_are_off_unless_they_are_named(changed):
+    shipped = SHIPPED.track("int8", ())
+    assert (shipped.mean_f, shipped.choice_flips, shipped.presence_flips) == (None, None, None)
+    own = changed("[track.int8]\nmean_f = 0.9\nchoice_flips = 20\n[track.mine]\npresence_flips = 2.5\n")
+    found = own.track("mine", ["int8"])
+    assert (found.mean_f, found.choice_flips, found.presence_flips) == (0.9, 20, 2.5)
+    assert own.track("fp16", ()) == SHIPPED.track("fp16", ())
+    assert found.of_drift.endswith(
+        "boundary F 0.9, 2.5 presence flips per 1,000 object-frames, 20 choice flips per 1,000 object-frames; "
+        "not judged where the reference's mask has under 100 pixels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "wrong"),
+    [
+        ({"image_encoder": "int8", "memory_attention": "float16", "mask_decoder": "float32"}, {}),
+        ({"mask_decoder": "float16", "memory_encoder": "float32"}, {"mask_decoder": ["float32"]}),
+        ({"memory_attention": "int8"}, {"memory_attention": ["float32", "float16", "bfloat16"]}),
+    ],
+)
+def test_graphs_that_compute_in_less_than_they_may(dtypes, wrong):
+    assert SHIPPED.less_than_allowed(dtypes) == wrong
+
+
 def test_what_a_graph_may_compute_in_can_be_changed(changed):
     own = changed('[judged_as]\nmask_decoder = ["float32", "float16"]\n')
     assert own.wanted("mask_decoder", "float16") == HALF
     assert own.wanted("mask_decoder", "int8") == HALF
     assert own.wanted("memory_encoder", "float16") == EXACT
+    assert own.less_than_allowed({"mask_decoder": "float16", "memory_encoder": "float16"}) == {"memory_encoder": ["float32"]}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +136,9 @@ def test_what_a_graph_may_compute_in_can_be_changed(changed):
         ("[track.fp16]\nmean_iou = true\n", "track.fp16.mean_iou must be a number, got True"),
         ("[track.fp16]\nmean_iou = nan\n", "track.fp16.mean_iou must be a number, got nan"),
         ("[track.fp16]\nmean_iou = 99.5\n", "track.fp16.mean_iou is an IoU, 0 to 1, got 99.5"),
+        ("[track.fp16]\nmean_f = 90\n", "track.fp16.mean_f is an F, 0 to 1, got 90"),
+        ("[track.fp16]\nchoice_flips = -1\n", "track.fp16.choice_flips must be 0 or more, got -1"),
+        ("[graph.int8]\nmean_f = 0.9\n", "graph.int8.mean_f is unknown: choose from memory, mask, other"),
         ("[track.fp16]\nsmall_pixels = 1.5\n", "track.fp16.small_pixels must be a whole number, got 1.5"),
         ("[graph.fp16]\nother = 1\n", "graph.fp16 is unknown: choose from float32, float16, bfloat16, int8"),
         ("[graph.float16]\nother = -1\n", "graph.float16.other must be 0 or more, got -1"),

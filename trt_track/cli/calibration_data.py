@@ -85,10 +85,7 @@ class CalibrationData:
     def _pictures(self) -> list[Image]:
         if self.source is None:
             return list(_photographs())[: self.frames]
-        files = _files(self.source)
-        share = -(-self.frames // len(files))
-        found = [picture for file in files[:: max(1, len(files) // self.frames)] for picture in _read(file, share)]
-        return found[: self.frames]
+        return [picture for file, count in _spread(_files(self.source), self.frames) for picture in _read(file, count)]
 
 
 def _photographs() -> Iterator[Image]:
@@ -118,6 +115,14 @@ def _files(source: Path) -> list[Path]:
     if not files:
         raise ModelError(f"--calibrate {source}: the folder is empty; expected pictures or clips")
     return files
+
+
+def _spread(files: Sequence[Path], pictures: int) -> Iterator[tuple[Path, int]]:
+    """Yield as many of the files as pictures are wanted, evenly spread, each with how many of the pictures it gives."""
+    for number, file in enumerate(files):
+        before, after = (-(-place * pictures // len(files)) for place in (number, number + 1))
+        if after > before:
+            yield file, after - before
 
 
 def _read(path: Path, count: int) -> Sequence[Image]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
 
 from trt_track.errors import ModelError, PromptError
 
@@ -20,6 +22,14 @@ CASE_FRAMES: Final = 26
 DRIFT_FRAMES: Final = 200
 """Frames of a clip that a drift run takes, where no number is given."""
 
+PromptFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prompts",
+        help="Prompts of the clips from a JSON file; repeatable, then one for each clip in their order. Default: a box and a click.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class ClipOptions:
@@ -27,8 +37,8 @@ class ClipOptions:
 
     clips: tuple[Path, ...]
     frames: int | None
-    prompts: tuple[Prompt, ...]
-    """None given: a box and a click."""
+    prompts: tuple[tuple[Prompt, ...], ...]
+    """One set for all clips, or one for each in their order; none: a box and a click."""
     cases: bool
     """Whether the cases are compared, on the first clip."""
     only: tuple[str, ...]
@@ -45,8 +55,12 @@ class ClipOptions:
 
         return FirstFrames(open_video(clip), self.frames or DRIFT_FRAMES)
 
-    def prompts_for(self, source: FirstFrames | HeldClip) -> list[Prompt]:
+    def prompts_for(self, clip: Path, source: FirstFrames | HeldClip) -> list[Prompt]:
         """Return what a clip is prompted with.
+
+        Args:
+            clip: one of `clips`.
+            source: the same, open.
 
         Raises:
             PromptError: it makes no sense for this clip.
@@ -55,7 +69,8 @@ class ClipOptions:
         from trt_track.runtime.prompts import check_prompts, merge_prompts
 
         info = source.info
-        prompts = merge_prompts(self.prompts) if self.prompts else default_prompts(info.width, info.height)
+        asked = self.prompts[min(self.clips.index(clip), len(self.prompts) - 1)] if self.prompts else ()
+        prompts = merge_prompts(asked) if asked else default_prompts(info.width, info.height)
         check_prompts(prompts, width=info.width, height=info.height, frame_count=info.frame_count)
         return prompts
 
@@ -72,7 +87,7 @@ class ClipOptions:
         """
         for clip in self.clips:
             with closing(self.open(clip)) as source:
-                self.prompts_for(source)
+                self.prompts_for(clip, source)
 
     def plan(self, size: int) -> tuple[HeldClip, list[Case]] | None:
         """Read the first clip and choose the cases; None without a clip or without cases.
@@ -98,17 +113,25 @@ class ClipOptions:
 
 
 def read_prompts_of_clips(
-    box: list[str] | None, point: list[str] | None, mask: list[str] | None, file: Path | None, *, clips: bool
-) -> tuple[Prompt, ...]:
-    """Read the prompts of drift runs; none for the default ones.
+    given: tuple[list[str] | None, list[str] | None, list[str] | None], files: list[Path] | None, *, clips: int
+) -> tuple[tuple[Prompt, ...], ...]:
+    """Read the prompts of drift runs: one set for all clips, or one for each; none for the default ones.
+
+    Args:
+        given: boxes, clicks and masks, for all clips.
+        files: of prompts, one for all clips or one for each in their order.
+        clips: how many there are.
 
     Raises:
-        PromptError: one cannot be read, or there is no clip to prompt.
+        PromptError: one cannot be read, there is no clip to prompt, or there are more or fewer files than clips.
     """
     from trt_track.cli.run_command import read_all_prompts
 
-    if not (box or point or mask or file):
+    if not (any(given) or files):
         return ()
     if not clips:
         raise PromptError("prompts need a clip to be tracked: give one with --clip FILE")
-    return tuple(read_all_prompts(box, point, mask, file))
+    if files and len(files) not in {1, clips}:
+        raise PromptError(f"{len(files)} files of --prompts for {clips} clips: give one for all of them, or one for each in their order")
+    every: list[Path] | list[None] = files or [None]
+    return tuple(tuple(read_all_prompts(*given, file)) for file in every)

@@ -10,7 +10,7 @@ import typer
 
 from trt_track.cli.detector_parity import FRAMES as DETECTOR_FRAMES
 from trt_track.cli.detector_parity import DetectorParity
-from trt_track.cli.parity_clips import CASE_FRAMES, DRIFT_FRAMES
+from trt_track.cli.parity_clips import CASE_FRAMES, DRIFT_FRAMES, PromptFiles
 from trt_track.cli.run_command import Box, Mask, Point
 from trt_track.cli.tracker_parity import FP32, UPSTREAM
 from trt_track.errors import ModelError, PromptError
@@ -37,7 +37,6 @@ ReferenceFolder = Annotated[
     Path | None, typer.Option("--reference", metavar="BUNDLE", help="The FP32 bundle of the same weights, to be compared with too.")
 ]
 NoUpstream = Annotated[bool, typer.Option("--no-upstream", help="Compare with --reference alone: needs no PyTorch.")]
-Prompts = Annotated[Path | None, typer.Option("--prompts", help="Prompts of the clips from a JSON file; default: a box and a click.")]
 NoCases = Annotated[bool, typer.Option("--no-cases", help="Leave the ten ways of prompting out that are tried on the first clip.")]
 Only = Annotated[list[str] | None, typer.Option("--case", help="Only cases whose name contains this; repeatable.")]
 Limits = Annotated[Path | None, typer.Option("--thresholds", help="A TOML file with limits of your own; what it does not name stays.")]
@@ -61,7 +60,7 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
     box: Box = None,
     point: Point = None,
     mask: Mask = None,
-    prompts: Prompts = None,
+    prompts: PromptFiles = None,
     no_cases: NoCases = False,
     case: Only = None,
     thresholds: Limits = None,
@@ -110,7 +109,7 @@ def parity(  # noqa: PLR0913, PLR0917 - the command's options
         from trt_track.cli.parity_clips import ClipOptions, read_prompts_of_clips
         from trt_track.cli.tracker_parity import TrackerParity
 
-        asked = read_prompts_of_clips(box, point, mask, prompts, clips=bool(clip))
+        asked = read_prompts_of_clips((box, point, mask), prompts, clips=len(clip or ()))
         options = ClipOptions(tuple(clip or ()), frames, asked, not no_cases, tuple(case or ()))
         run = TrackerParity(opened, name, options, found)
         _add_references(run, reference, None if no_upstream else (checkpoint, config))
@@ -186,6 +185,7 @@ def _add_references(run: TrackerParity, reference: Path | None, upstream: tuple[
     elif reference is None:
         raise ModelError("--no-upstream leaves nothing to compare with: give an FP32 bundle with --reference")
     else:
+        run.report.unmeasured = run.report.thresholds.less_than_allowed(run.bundle.manifest.description.dtypes)
         run.report.notes.append("upstream, the graphs and the cases were left out (--no-upstream)")
     if run.clips.clips and boundary_measure() is None:
         run.report.notes.append("the F of outlines was left out: it needs trackeval (pip install 'trt-track[eval]')")

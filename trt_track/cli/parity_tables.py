@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from trt_track.parity.clip_drift import ClipDrift
     from trt_track.parity.detector_check import DetectorDeviation
     from trt_track.parity.measures import Deviation
-    from trt_track.parity.report import ClipDrift
+    from trt_track.parity.thresholds import TrackLimits
     from trt_track.parity.track_check import TrackCheck
 
 
@@ -51,15 +52,15 @@ def print_tracks(checks: Sequence[TrackCheck]) -> None:
     _print(columns, table)
 
 
-def print_drift(drifts: Sequence[ClipDrift]) -> None:
-    """Print the table of a clip's objects, and which limits they miss."""
-    from trt_track.parity.report_markdown import DRIFT_COLUMNS, drift_cells
+def print_drift(drifts: Sequence[ClipDrift], limits: TrackLimits) -> None:
+    """Print the table of a clip's objects, how often trackers decided differently, what was not judged, and which limits are missed."""
+    from trt_track.parity.report_markdown import DRIFT_COLUMNS, drift_cells, told_flips
 
     _print(DRIFT_COLUMNS, list(drift_cells(drifts)))
     for drift in drifts:
-        for summary in drift.summaries:
-            for failure in summary.failures:
-                print_line(f"  {drift.title}, object {summary.object_id}: {failure}")
+        remarks = [f"{drift.title}: {remark}" for remark in drift.remarks]
+        for line in (told_flips(drift, limits), *remarks, *drift.all_failures()):
+            print_line(f"  {line}")
 
 
 def print_detections(rows: Mapping[int, DetectorDeviation]) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from trt_track.cli.parity_clips import ClipOptions
     from trt_track.engines.bundle import Bundle
     from trt_track.parity.cases import Case
+    from trt_track.parity.clip_drift import ClipDrift
     from trt_track.parity.drift import Reference
-    from trt_track.parity.report import ClipDrift, Report
+    from trt_track.parity.report import Report
     from trt_track.parity.report_folder import ReportFolder
     from trt_track.runtime.held_clip import HeldClip
     from trt_track.runtime.tracker import Tracker
@@ -97,14 +98,10 @@ class TrackerParity:
 
         if self.plan is None:
             return
-        self.report.cases = check_cases(tracker, self.predictor, *self.plan, limits=self._limits, on_case=_told("case"))
+        limits = self.report.track_limits
+        self.report.cases = check_cases(tracker, self.predictor, *self.plan, limits=limits, on_case=_told("case"))
         print_tracks(self.report.cases)
         self._write()
-
-    @property
-    def _limits(self) -> Any:
-        description = self.bundle.manifest.description
-        return self.report.thresholds.track(description.precision, description.dtypes.values())
 
     def _drift(self, clip: Path, tracker: Tracker, other: Tracker | None) -> None:
         """Track one clip with everything, side by side."""
@@ -116,7 +113,7 @@ class TrackerParity:
             if self.predictor is not None:
                 references[UPSTREAM] = self._upstream(clip)
             sources = [stack.enter_context(closing(self.clips.open(clip))) for _ in range(2)]
-            prompts = self.clips.prompts_for(sources[0])
+            prompts = self.clips.prompts_for(clip, sources[0])
             if other is not None:
                 beside = Video(other, sources[1])
                 beside.add_prompts(prompts)
@@ -125,7 +122,7 @@ class TrackerParity:
             video.add_prompts(prompts)
             drifts = self._follow(clip, video, references)
         self.report.drifts.extend(drifts)
-        print_drift(drifts)
+        print_drift(drifts, self.report.track_limits)
         self._write()
 
     def _upstream(self, clip: Path) -> Reference:
@@ -134,22 +131,22 @@ class TrackerParity:
 
         typer.echo(f"clip: {self.clips.title(clip)}, upstream", err=True)
         with closing(self.clips.open(clip)) as source, progress_bar("upstream") as advance:
-            prompts = self.clips.prompts_for(source)
+            prompts = self.clips.prompts_for(clip, source)
             return UpstreamReference.of_clip(self.predictor, source, prompts, size=self.bundle.model.image_size, on_progress=advance)
 
     def _follow(self, clip: Path, video: Any, references: Mapping[str, Reference]) -> list[ClipDrift]:
         """Go through the clip, rows into the folder as they come; return what it came to."""
         from trt_track.cli.clip_run import describe_prompt
         from trt_track.cli.progress import progress_bar
+        from trt_track.parity.clip_drift import ClipDrift
         from trt_track.parity.drift import boundary_measure, follow
-        from trt_track.parity.drift_summary import summarise
-        from trt_track.parity.report import ClipDrift
         from trt_track.parity.worst_frames import WorstFrames
 
+        limits = self.report.track_limits
         title, told = self.clips.title(clip), [describe_prompt(prompt) for prompt in video.prompts]
         typer.echo(f"clip: {title}, beside {' and '.join(references)}", err=True)
         drifts = {name: ClipDrift(title, name, told, []) for name in references}
-        worst = {name: WorstFrames(_PICTURES, self._limits) for name in references}
+        worst = {name: WorstFrames(_PICTURES, limits) for name in references}
         with (
             closing(follow(video, references, measure=boundary_measure(), keep_video=self.folder is not None)) as frames,
             progress_bar(title) as advance,
@@ -162,7 +159,8 @@ class TrackerParity:
                         self.folder.add_rows(title, name, frame.rows[name])
                 advance(frame.result.frame_index + 1, video.info.frame_count)
         for name, drift in drifts.items():
-            drift.summaries, drift.worst, drift.damage = summarise(drift.rows, self._limits), worst[name].frames, video.damage
+            drift.worst, drift.damage = worst[name].frames, video.damage
+            drift.judge(limits)
             if self.folder is not None:
                 self.folder.add_pictures(drift)
         return list(drifts.values())

@@ -1,12 +1,13 @@
 """bfloat16 graphs in a form that ONNX Runtime computes on the CPU, where it has no bfloat16 kernels.
 
-Every operator computes in float32 and what it computes is rounded to bfloat16, as a GPU does that sums up in float32. Slow, and meant for
-checking what the precision does to masks; inside of an `Attention` a GPU's kernel may round once more. Needs `onnx`, which the extra
-`export` installs.
+Every operator computes in float32 and what it computes is rounded to bfloat16, as a GPU does that sums up in float32. A product and the
+bias behind it are rounded once, together, as the kernel that computes both does. Slow, and meant for checking what the precision does to
+masks; inside of an `Attention` a GPU's kernel may round once more. Needs `onnx`, which the extra `export` installs.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,6 +63,7 @@ def rewrite_bfloat16(path: Path) -> bytes | None:
     low |= {tensor.name for tensor in graph.initializer if tensor.data_type == _BFLOAT16}
     if not low:
         return None
+    low -= _biased(graph)
     for tensor in graph.initializer:
         _widen(tensor)
     given, wanted = (
@@ -76,6 +78,16 @@ def rewrite_bfloat16(path: Path) -> bytes | None:
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     return bytes(model.SerializeToString())
+
+
+def _biased(graph: onnx.GraphProto) -> set[str]:
+    """Return the results of products that are read once, by a sum with a bias."""
+    read = Counter(name for node in graph.node for name in node.input)
+    read.update(value.name for value in graph.output)
+    products = {node.output[0] for node in graph.node if node.op_type == "MatMul" and read[node.output[0]] == 1}
+    biases = {tensor.name for tensor in graph.initializer if all(size == 1 for size in tensor.dims[:-1])}
+    sums = [set(node.input) for node in graph.node if node.op_type == "Add"]
+    return {name for terms in sums if terms & biases for name in terms & products}
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:

@@ -22,9 +22,13 @@ from trt_track.export.quantization import Ranges
 METHODS: Final = ("entropy", "percentile", "minmax")
 """How a range follows from the values: least divergence of the rounded histogram from the exact one (S. Migacz, "8-bit inference with
 TensorRT", 2017), 99.99 % of the values, or all of them."""
-_PERCENTILE: Final = 99.99
+_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "entropy": {"symmetric": True, "num_bins": 2048, "num_quantized_bins": 128},
+    "percentile": {"symmetric": True, "num_bins": 2048, "percentile": 99.99},
+    "minmax": {"symmetric": True},
+}
+"""Of ONNX Runtime's calibrators."""
 _WIDE: Final = "{}/wide"
-_BINS: Final = 2048
 
 Feed = Mapping[str, "np.ndarray[Any, Any]"]
 """The inputs of one call of a graph, by name."""
@@ -46,7 +50,7 @@ class Calibration:
     def ranges(
         self, path: Path, activations: Sequence[str], *, folder: Path | None = None, on_progress: Callable[[int, int], None] | None = None
     ) -> Ranges:
-        """Return the range of each activation, from the cache where the same graph was calibrated with the same inputs before.
+        """Return the range of each activation, from the cache where the same ONNX Runtime calibrated the same graph with the same inputs.
 
         Args:
             path: of the graph, not quantised.
@@ -70,8 +74,10 @@ class Calibration:
         return found
 
     def _key(self, path: Path, activations: Iterable[str]) -> str:
+        import onnxruntime
+
         digest = hashlib.sha256(path.read_bytes())
-        digest.update(json.dumps([self.method, *activations]).encode())
+        digest.update(json.dumps([onnxruntime.__version__, self.method, _OPTIONS[self.method], *activations]).encode())
         for feed in self.feeds:
             for name, array in sorted(feed.items()):
                 digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -121,18 +127,14 @@ def _calibrator(method: str, path: Path, activations: Sequence[str]) -> Any:
     """Make ONNX Runtime's calibrator of a kind that looks at these activations alone."""
     from onnxruntime.quantization import calibrate
 
-    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
-        "minmax": (calibrate.MinMaxCalibrater, {"symmetric": True}),
-        "entropy": (calibrate.EntropyCalibrater, {"symmetric": True, "num_bins": _BINS, "num_quantized_bins": 128}),
-        "percentile": (calibrate.PercentileCalibrater, {"symmetric": True, "num_bins": _BINS, "percentile": _PERCENTILE}),
-    }
-    base, options = kinds[method]
+    kinds = {"entropy": calibrate.EntropyCalibrater, "percentile": calibrate.PercentileCalibrater, "minmax": calibrate.MinMaxCalibrater}
+    base: Any = kinds[method]
 
-    class OfActivations(base):  # type: ignore[misc, valid-type]  # it is picked above
+    class OfActivations(base):  # type: ignore[misc]  # it is picked above
         def select_tensors_to_calibrate(self, model: Any) -> tuple[set[str], dict[str, Any]]:
             return {_WIDE.format(name) for name in activations}, super().select_tensors_to_calibrate(model)[1]
 
-    calibrator = OfActivations(str(path), augmented_model_path=str(path.with_name("augmented.onnx")), **options)
+    calibrator = OfActivations(str(path), augmented_model_path=str(path.with_name("augmented.onnx")), **_OPTIONS[method])
     calibrator.augment_graph()
     calibrator.create_inference_session()
     return calibrator

@@ -107,7 +107,7 @@ def compare_tracks(
             want, got = theirs[object_id], ours[object_id]
             logits = logits_error(got.logits, want.logits)
             iou, filled = mask_iou(got.unfilled_hw, want.unfilled_hw), mask_iou(got.mask_hw, want.mask_hw)
-            same = limits.too_small(got.mask_hw.sum(), want.mask_hw.sum()) or (iou >= limits.least_iou and filled >= limits.filled_iou)
+            same = limits.too_small(int(want.mask_hw.sum())) or (iou >= limits.least_iou and filled >= limits.filled_iou)
             passed = bool(logits <= limits.logits and same)
             rows.append(TrackDeviation(case, frame, object_id, logits, iou, filled, int(want.mask_hw.sum()), passed=passed))
     return rows

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trt_track.engines.manifest import Description, own_version
-from trt_track.parity.drift import DriftRow
-from trt_track.parity.drift_summary import DriftSummary
+from trt_track.parity.clip_drift import ClipDrift
 from trt_track.parity.measures import Deviation, as_json
-from trt_track.parity.thresholds import Thresholds
-from trt_track.parity.worst_frames import WorstFrame
+from trt_track.parity.thresholds import Thresholds, TrackLimits
 
 if TYPE_CHECKING:
     from trt_track.parity.detector_check import DetectorDeviation
@@ -30,29 +28,6 @@ class Subject:
     """Name of each reference -> what it is."""
 
 
-@dataclass(slots=True)
-class ClipDrift:
-    """One clip beside one reference."""
-
-    clip: str
-    """Its file name."""
-    against: str
-    """Name of the reference."""
-    prompts: list[dict[str, Any]]
-    """As a prompt file states them."""
-    rows: list[DriftRow]
-    summaries: list[DriftSummary] = field(default_factory=list)
-    worst: list[WorstFrame] = field(default_factory=list)
-    """The worst first; none where no pictures were asked for."""
-    damage: str | None = None
-    """Why the clip ended early, or None."""
-
-    @property
-    def title(self) -> str:
-        """What it is called in a report."""
-        return f"{self.clip} against {self.against}"
-
-
 @dataclass
 class Report:
     """What was found so far."""
@@ -64,6 +39,8 @@ class Report:
     detections: Mapping[int, DetectorDeviation] = field(default_factory=dict)
     """By the frame's number."""
     drifts: list[ClipDrift] = field(default_factory=list)
+    unmeasured: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Graphs that compute in less than SAM 2 needs and were not compared with upstream, each with the dtypes that it may have."""
     notes: list[str] = field(default_factory=list)
     """What was left out, and why."""
     finished: bool = False
@@ -73,7 +50,8 @@ class Report:
         """Whether each comparison is within its limits."""
         cases = [row.passed for check in self.cases for row in check.rows]
         drifts = [summary.passed for drift in self.drifts for summary in drift.summaries]
-        return [*(row.passed for row in self.graphs), *cases, *(row.passed for row in self.detections.values()), *drifts]
+        refused = [False for _ in (*self.unmeasured, *(failure for drift in self.drifts for failure in drift.failures))]
+        return [*(row.passed for row in self.graphs), *cases, *(row.passed for row in self.detections.values()), *drifts, *refused]
 
     @property
     def passed(self) -> bool:
@@ -96,8 +74,24 @@ class Report:
         """Name of the limits that tracks are held to."""
         return self.thresholds.track_table(self.subject.description.precision, self.subject.description.dtypes.values())
 
+    @property
+    def track_limits(self) -> TrackLimits:
+        """The limits that tracks are held to."""
+        return self.thresholds.track(self.subject.description.precision, self.subject.description.dtypes.values())
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was left out or not judged, and why."""
+        return [*self.notes, *(f"{drift.title}: {remark}" for drift in self.drifts for remark in drift.remarks)]
+
     def failures(self) -> Iterator[str]:
         """Say of everything that failed what it is."""
+        for graph, allowed in self.unmeasured.items():
+            dtype = self.subject.description.dtypes[graph]
+            yield (
+                f"graph {graph} computes in {dtype}, SAM 2 needs {' or '.join(allowed)} there: compare it with upstream, without "
+                f"--no-upstream, or allow {dtype} in judged_as of --thresholds"
+            )
         for row in self.graphs:
             if not row.passed:
                 where = f"{row.relative:.1e} of the range at {list(row.where)}, the limit is {row.tolerance:g}"
@@ -110,12 +104,11 @@ class Report:
             if not found.passed:
                 yield f"frame {frame}: logits {found.logits:.1e}, boxes {found.boxes:.1e}, {found.words} boxes with other words"
         for drift in self.drifts:
-            for summary in drift.summaries:
-                yield from (f"{drift.title}, object {summary.object_id}: {failure}" for failure in summary.failures)
+            yield from drift.all_failures()
 
     def _thresholds(self) -> dict[str, Any]:
         file = None if self.thresholds.file is None else str(self.thresholds.file)
-        return {"file": file, "track": self.track_table, "tables": self.thresholds.content}
+        return {"file": file, "track": self.track_table, "drift": asdict(self.track_limits), "tables": self.thresholds.content}
 
     def to_json(self) -> dict[str, Any]:
         """Return every number as JSON values."""
@@ -128,7 +121,8 @@ class Report:
             "passed": self.passed,
             "conclusion": self.conclusion,
             "failures": list(self.failures()),
-            "notes": self.notes,
+            "notes": self.remarks,
+            "unmeasured": {graph: list(allowed) for graph, allowed in self.unmeasured.items()},
             "bundle": self.subject.description.to_json(),
             "folder": self.subject.folder,
             "backend": self.subject.backend,
@@ -146,6 +140,8 @@ def _drift_json(drift: ClipDrift) -> dict[str, Any]:
         "clip": drift.clip,
         "against": drift.against,
         "damage": drift.damage,
+        "failures": list(drift.failures),
+        "flips_per_1000": asdict(drift.flips),
         "prompts": drift.prompts,
         "objects": [{**asdict(summary), "passed": summary.passed} for summary in drift.summaries],
         "rows": [asdict(row) for row in drift.rows],

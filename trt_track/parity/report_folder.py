@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from trt_track.parity.clip_drift import ClipDrift
 from trt_track.parity.drift import DriftRow
-from trt_track.parity.report import ClipDrift, Report
+from trt_track.parity.report import Report
 from trt_track.parity.report_markdown import write_markdown
 from trt_track.parity.report_page import write_page
 from trt_track.runtime.output_file import output_errors, write_whole

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from trt_track.parity.clip_drift import ClipDrift
 from trt_track.parity.drift_summary import DriftSummary
-from trt_track.parity.report import ClipDrift, Report
+from trt_track.parity.report import Report
+from trt_track.parity.thresholds import TrackLimits
 
 _MOST_FAILURES = 12
 DRIFT_COLUMNS = (
@@ -23,8 +25,12 @@ def write_markdown(report: Report) -> str:
         f"`{description.model.name}`, recipe `{description.precision}`, on `{report.subject.backend}`, from {description.source}.",
         *(f"Reference `{name}`: {what}." for name, what in report.subject.against.items()),
         *_listed(list(report.failures()), "Off"),
-        *_listed(report.notes, "Notes"),
+        *_listed(report.remarks, "Notes"),
         *_section("Drift", DRIFT_COLUMNS, drift_cells(report.drifts)),
+        *_listed(
+            [told_flips(drift, report.track_limits) for drift in report.drifts],
+            f"Limits of {report.track_table}: {report.track_limits.of_drift}",
+        ),
         *_section(
             "Graphs, the worst output of each", ("graph", "dtype", "output", "error, of the range", "limit", ""), graph_cells(report)
         ),
@@ -51,7 +57,7 @@ def summary_cells(one: DriftSummary) -> Sequence[str]:
         f"{one.judged} of {one.frames}" if one.judged < one.frames else str(one.frames),
         _number(one.mean_iou, ".4f"),
         least,
-        _number(one.slope, "+.1e"),
+        _number(one.slope, "+.1e") if one.slope_judged else f"{_number(one.slope, '+.1e')} not judged",
         _number(one.mean_f, ".4f"),
         _number(one.logits, ".1e"),
         flips(one.presence),
@@ -59,6 +65,13 @@ def summary_cells(one: DriftSummary) -> Sequence[str]:
         "–" if one.lost_frame is None else str(one.lost_frame),
         verdict(one.passed),
     )
+
+
+def told_flips(drift: ClipDrift, limits: TrackLimits) -> str:
+    """Say how often a clip's trackers decided differently, and how often they may."""
+    rates = {"presence": (drift.flips.presence, limits.presence_flips), "choice": (drift.flips.choice, limits.choice_flips)}
+    told = [f"{kind} {_number(rate, '.1f')}{'' if most is None else f' (limit {most:g})'}" for kind, (rate, most) in rates.items()]
+    return f"{drift.title}: flips per 1,000 object-frames: {', '.join(told)}"
 
 
 def graph_cells(report: Report) -> Iterator[Sequence[str]]:
@@ -71,8 +84,7 @@ def graph_cells(report: Report) -> Iterator[Sequence[str]]:
 
 def case_cells(report: Report) -> Iterator[Sequence[str]]:
     """Yield a row for each case."""
-    description = report.subject.description
-    limit = report.thresholds.track(description.precision, description.dtypes.values()).least_iou
+    limit = report.track_limits.least_iou
     for check in report.cases:
         logits, iou = max(row.logits for row in check.rows), min(row.iou for row in check.rows)
         passed = all(row.passed for row in check.rows)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from trt_track.engines.manifest import own_version
+from trt_track.parity.clip_drift import ClipDrift
 from trt_track.parity.curves import Curve, Limit, Marks, draw_curves, draw_marks
 from trt_track.parity.drift import DriftRow
-from trt_track.parity.report import ClipDrift, Report
-from trt_track.parity.report_markdown import DRIFT_COLUMNS, case_cells, detection_cells, graph_cells, summary_cells, verdict
+from trt_track.parity.drift_summary import presence_flips
+from trt_track.parity.report import Report
+from trt_track.parity.report_markdown import DRIFT_COLUMNS, case_cells, detection_cells, graph_cells, summary_cells, told_flips, verdict
 from trt_track.parity.thresholds import TrackLimits
 from trt_track.parity.worst_frames import WorstFrame
 
@@ -60,8 +62,9 @@ def _facts(report: Report) -> str:
         "Runs on": subject.backend,
         **{f"Reference: {name}": what for name, what in subject.against.items()},
         "Limits": f"those of {report.track_table}{f', changed by {report.thresholds.file}' if report.thresholds.file else ''}",
+        **({"Of drift": report.track_limits.of_drift} if report.drifts else {}),
         "Versions": ", ".join(f"{name} {version}" for name, version in {"trt-track": own_version(), **description.tools}.items()),
-        **({"Notes": "; ".join(report.notes)} if report.notes else {}),
+        **({"Notes": "; ".join(report.remarks)} if report.remarks else {}),
     }
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>' for name, fact in facts.items())}</dl>"
 
@@ -69,14 +72,14 @@ def _facts(report: Report) -> str:
 def _drifts(report: Report) -> list[str]:
     if not report.drifts:
         return []
-    description = report.subject.description
-    limits = report.thresholds.track(description.precision, description.dtypes.values())
+    limits = report.track_limits
     parts = ["<h2>Drift</h2>"]
     for clip in dict.fromkeys(drift.clip for drift in report.drifts):
         beside = [drift for drift in report.drifts if drift.clip == clip]
         parts.append(f"<h3>{escape(clip)}</h3>")
         rows = [(drift.against, *summary_cells(summary)) for drift in beside for summary in drift.summaries]
         parts.append(table(DRIFT_COLUMNS[1:], rows))
+        parts.extend(f'<p class="soft">{escape(told_flips(drift, limits))}</p>' for drift in beside)
         ids = dict.fromkeys(summary.object_id for drift in beside for summary in drift.summaries)
         parts.extend(_object_curves(beside, object_id, limits) for object_id in ids)
         parts.extend(_pictures(drift) for drift in beside if drift.worst)
@@ -86,7 +89,7 @@ def _drifts(report: Report) -> list[str]:
 def _object_curves(beside: Sequence[ClipDrift], object_id: int, limits: TrackLimits) -> str:
     """Draw one object of a clip beside each reference: IoU, flips, boundary F."""
     rows = {drift.against: [row for row in drift.rows if row.object_id == object_id] for drift in beside}
-    judged = {name: [row for row in found if not limits.too_small(row.pixels, row.found_pixels)] for name, found in rows.items()}
+    judged = {name: [row for row in found if not limits.too_small(row.pixels)] for name, found in rows.items()}
     frames = [row.frame for found in rows.values() for row in found]
     overlap = [Curve(name, color, *_points(judged[name], "iou")) for name, color in zip(rows, _COLORS, strict=False) if judged[name]]
     outline = [
@@ -95,14 +98,16 @@ def _object_curves(beside: Sequence[ClipDrift], object_id: int, limits: TrackLim
         if any(row.boundary_f is not None for row in judged[name])
     ]
     if not overlap:
-        return f"<p>Object {object_id}: nothing to judge, no mask has {limits.small_pixels} pixels.</p>"
+        return f"<p>Object {object_id}: nothing to judge, no mask of the reference has {limits.small_pixels} pixels.</p>"
     keys = "".join(f'<span class="key {curve.color}"></span>{escape(curve.name)}' for curve in overlap)
-    keys += "".join(f'<span class="key {mark.color}"></span>{_FLIPS[mark.name]}' for mark in _marks(rows) if mark.frames)
+    marks = _marks(rows, limits)
+    keys += "".join(f'<span class="key {mark.color}"></span>{_FLIPS[mark.name]}' for mark in marks if mark.frames)
     drawn = draw_curves("IoU", overlap, [Limit("least", limits.least_iou), Limit("mean", limits.mean_iou)])
-    second = f'<div class="panel-name">Boundary F</div>{draw_curves("boundary F", outline)}' if outline else ""
+    of_outlines = [] if limits.mean_f is None else [Limit("mean", limits.mean_f)]
+    second = f'<div class="panel-name">Boundary F</div>{draw_curves("boundary F", outline, of_outlines)}' if outline else ""
     return (
         f'<figure><div class="panel-name">Object {object_id}: IoU over frames</div>{drawn}'
-        f"{draw_marks(_marks(rows), min(frames), max(frames))}{second}<figcaption>{keys}</figcaption></figure>"
+        f"{draw_marks(marks, min(frames), max(frames))}{second}<figcaption>{keys}</figcaption></figure>"
     )
 
 
@@ -111,9 +116,9 @@ def _points(rows: Sequence[DriftRow], what: str) -> tuple[list[int], list[float]
     return [frame for frame, _ in told], [value for _, value in told]
 
 
-def _marks(rows: dict[str, list[DriftRow]]) -> list[Marks]:
+def _marks(rows: dict[str, list[DriftRow]], limits: TrackLimits) -> list[Marks]:
     every = [row for found in rows.values() for row in found]
-    presence = sorted({row.frame for row in every if row.presence_differs})
+    presence = sorted({row.frame for row in every if presence_flips(row, limits)})
     choice = sorted({row.frame for row in every if row.choice_differs})
     return [Marks("presence", "c", presence), Marks("choice", "d", choice)]
 

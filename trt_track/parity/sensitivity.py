@@ -1,17 +1,19 @@
 """Which layers of a quantised image encoder cost masks, and how many of them must be left out.
 
-First each layer is quantised alone and what the graph gives is compared with what it gave; then the worst k layers are left out together,
-the clip is tracked, and the masks are compared. k is found by halving. That supposes that masks get better with k, which nearly ties
+First each layer is quantised alone and what the graph gives is compared with what it gave. Errors of several layers add up by their
+squares, and what leaving one out costs is its weights, which stay twice as large: so layers are left out in the order of squared error per
+weight. Then the first k of them are left out together, and the clips are tracked and judged as `trt-track parity` judges them; a candidate
+that misses the least IoU is tracked no further. k is found by halving. That supposes that masks get better with k, which nearly ties
 between candidate masks can upset: so every k that was tried is told with what it came to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +26,16 @@ from trt_track.errors import ModelError
 from trt_track.export.calibration import Feed
 from trt_track.export.layer_names import layer_of
 from trt_track.export.quantization import Ranges, activations_in, quantizable_nodes, quantize_graph
-from trt_track.parity.measures import mask_iou
+from trt_track.parity.clip_drift import ClipDrift
+from trt_track.parity.drift import BoundaryMeasure, Reference, Seen, follow, seen_in
+from trt_track.parity.thresholds import TrackLimits
 from trt_track.recipe import QUANTIZABLE, CarefulLayers, NetworkPrecision, Recipe
-from trt_track.runtime.held_clip import HeldClip
-from trt_track.runtime.prompts import Prompt
+from trt_track.runtime.results import FrameResult
 from trt_track.runtime.tracker import Tracker, Video
 
 NETWORK: Final = "image_encoder"
-
-Masks = list[dict[int, npt.NDArray[np.bool_]]]
-"""Of each frame, by object id."""
+_EXACT: Final = "exact"
+"""What the reference is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,38 @@ class LayerError:
     weights: float
     """The layer's share of the weights that could be quantised."""
 
+    @property
+    def per_weight(self) -> float:
+        """What leaving it out is worth: its squared error over its weights."""
+        return self.error**2 / self.weights
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """What it costs to quantise all layers but some."""
 
     kept: int
-    """How many layers are left out, the worst ones."""
-    mean_iou: float
-    """Of the masks with those of the bundle that nothing was quantised in."""
-    least_iou: float
+    """How many layers are left out, the first ones in their order."""
+    mean_iou: float | None
+    """Of the masks with those of the reference, of the worst object; of the frames up to the end of the last clip, or to a mask that misses
+    its limit. None where no mask was large enough."""
+    least_iou: float | None
+    failures: tuple[str, ...]
+    """Which limits are missed, in words."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is within every limit."""
+        return not self.failures
+
+    @classmethod
+    def of_clips(cls, kept: int, drifts: Sequence[ClipDrift]) -> Self:
+        """Sum up the clips, as far as they were tracked."""
+        objects = [one for drift in drifts for one in drift.summaries]
+        means = [one.mean_iou for one in objects if one.mean_iou is not None]
+        least = [one.least_iou for one in objects if one.least_iou is not None]
+        failures = tuple(failure for drift in drifts for failure in drift.all_failures())
+        return cls(kept, min(means, default=None), min(least, default=None), failures)
 
 
 class EncoderStudy:
@@ -116,50 +140,82 @@ class EncoderStudy:
             yield LayerError(layer, errors[worst], worst, self._weights[layer] / total)
 
     @contextmanager
-    def tracker(self, encoder: Path | None = None) -> Generator[Tracker]:
+    def tracker(self, encoder: Path) -> Generator[Tracker]:
         """Open the bundle on the CPU, with another file as its image encoder."""
         graphs = {name: (spec, self.bundle.onnx_path(name)) for name, spec in self.bundle.specs.items()}
-        if encoder is not None:
-            graphs[NETWORK] = graphs[NETWORK][0], encoder
+        graphs[NETWORK] = graphs[NETWORK][0], encoder
         with Tracker(OnnxRuntimeSession(graphs), self.bundle.model) as tracker:
             yield tracker
 
 
-def track_masks(tracker: Tracker, clip: HeldClip, prompts: Sequence[Prompt]) -> Masks:
-    """Track a prompted clip and return its masks."""
-    video = Video(tracker, clip)
-    video.add_prompts(prompts)
-    return [dict(zip(result.object_ids, result.masks.astype(bool), strict=True)) for result in video.propagate()]
+class KeptTrack:
+    """What a tracker saw of a clip, frame by frame, for any number of comparisons; masks are kept as bits."""
+
+    def __init__(self, results: Iterable[FrameResult]) -> None:
+        """Keep results that have their logits."""
+        self._frames: dict[int, dict[int, tuple[Seen, npt.NDArray[np.uint8]]]] = {}
+        self._size_hw = (0, 0)
+        for result in results:
+            self._size_hw = result.masks.shape[1:]
+            nothing = np.zeros((0, 0), bool)
+            self._frames[result.frame_index] = {
+                number: (Seen(nothing, seen.logits.copy(), seen.present, seen.chosen), np.packbits(seen.mask_hw))
+                for number, seen in seen_in(result).items()
+            }
+
+    def __call__(self, frame: int) -> dict[int, Seen]:
+        """Return what it saw on a frame, by object id."""
+        height, width = self._size_hw
+        return {
+            number: Seen(
+                np.unpackbits(bits, count=height * width).reshape(height, width).astype(bool), seen.logits, seen.present, seen.chosen
+            )
+            for number, (seen, bits) in self._frames[frame].items()
+        }
 
 
-def compare_masks(kept: int, found: Masks, wanted: Masks) -> Candidate:
-    """Compare all masks of two tracks of one clip from the same prompts."""
-    ious = [mask_iou(found[frame][number], mask) for frame, masks in enumerate(wanted) for number, mask in masks.items()]
-    return Candidate(kept, float(np.mean(ious)), min(ious))
+def compare_clip(
+    video: Video, name: str, reference: Reference, limits: TrackLimits, *, measure: BoundaryMeasure | None = None
+) -> ClipDrift:
+    """Track a prompted clip beside a reference, up to the first mask that misses the least IoU.
+
+    Args:
+        video: with its prompts.
+        name: of the clip.
+        reference: with the same prompts.
+        limits: that it is judged by.
+        measure: of outlines, where they are limited.
+    """
+    drift = ClipDrift(name, _EXACT, [], [])
+    with closing(follow(video, {_EXACT: reference}, measure=measure)) as frames:
+        for frame in frames:
+            drift.rows.extend(frame.rows[_EXACT])
+            if any(row.iou < limits.least_iou and not limits.too_small(row.pixels) for row in frame.rows[_EXACT]):
+                break
+    drift.damage = video.damage
+    drift.judge(limits)
+    return drift
 
 
-def fewest_kept(most: int, wanted_iou: float, measure: Callable[[int], Candidate]) -> tuple[Candidate, list[Candidate]]:
-    """Find the fewest layers that must be left out for a mean IoU.
+def fewest_kept(most: int, measure: Callable[[int], Candidate]) -> tuple[Candidate | None, list[Candidate]]:
+    """Find the fewest layers that must be left out for a candidate to be within all limits.
 
     Args:
         most: layers that can be left out.
-        wanted_iou: the mean IoU to reach.
         measure: tracks with so many layers left out.
 
     Returns:
-        The candidate with the fewest layers left out of those that reached it, or the best one if none did; and all that were tried.
+        The candidate with the fewest layers left out of those that passed, None if none did; and all that were tried.
     """
     tried = [measure(0)]
     low, high = 0, most + 1  # too few, and one more than there are
-    while tried[0].mean_iou < wanted_iou and high - low > 1:
+    while not tried[0].passed and high - low > 1:
         tried.append(measure((low + high) // 2))
-        if tried[-1].mean_iou >= wanted_iou:
+        if tried[-1].passed:
             high = tried[-1].kept
         else:
             low = tried[-1].kept
-    reached = [one for one in tried if one.mean_iou >= wanted_iou]
-    chosen = min(reached, key=lambda one: one.kept) if reached else max(tried, key=lambda one: one.mean_iou)
-    return chosen, tried
+    return min((one for one in tried if one.passed), key=lambda one: one.kept, default=None), tried
 
 
 def _outputs(path: Path, feeds: Sequence[Feed]) -> dict[str, list[npt.NDArray[np.float64]]]:

@@ -16,7 +16,9 @@ RECIPES: Final = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int
 """The shipped recipe whose least exact dtype each is, the most exact first."""
 _SIGNED: Final = ("slope",)
 _WHOLE: Final = ("slope_frames", "small_pixels", "words")
-_FRACTIONS: Final = ("least_iou", "filled_iou", "mean_iou")
+_FRACTIONS: Final = ("least_iou", "filled_iou", "mean_iou", "mean_f")
+_OPTIONAL: Final = ("mean_f", "choice_flips", "presence_flips")
+"""Of tracks; off unless a file names them."""
 _BY_RECIPE: Final = "track"
 
 
@@ -47,10 +49,22 @@ class TrackLimits:
     slope: float
     slope_frames: int
     small_pixels: int
+    mean_f: float | None = None
+    choice_flips: float | None = None
+    presence_flips: float | None = None
 
-    def too_small(self, *pixels: int) -> bool:
-        """Tell whether masks of these sizes are all too small to be judged by their IoU."""
-        return max(pixels) < self.small_pixels
+    def too_small(self, pixels: int) -> bool:
+        """Tell whether a reference's mask has too few pixels for another one to be judged by its IoU with it."""
+        return pixels < self.small_pixels
+
+    @property
+    def of_drift(self) -> str:
+        """What a drift run is held to, in words."""
+        told = f"mean IoU {self.mean_iou:g}, least IoU {self.least_iou:g}, slope {self.slope:g} a frame from {self.slope_frames} frames on"
+        told += "" if self.mean_f is None else f", boundary F {self.mean_f:g}"
+        for kind, most in (("presence", self.presence_flips), ("choice", self.choice_flips)):
+            told += "" if most is None else f", {most:g} {kind} flips per 1,000 object-frames"
+        return f"{told}; not judged where the reference's mask has under {self.small_pixels} pixels" if self.small_pixels else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,11 @@ class Thresholds:
         """Return the limits that a graph is held to whatever its recipe says: is it as exact as SAM 2 needs it?"""
         allowed = self.content["judged_as"][graph]
         return self.traced(dtype if dtype in allowed else allowed[-1])
+
+    def less_than_allowed(self, dtypes: Mapping[str, str]) -> dict[str, list[str]]:
+        """Return the graphs that compute in less than SAM 2 needs, each with the dtypes that it may have. It takes no upstream to tell."""
+        allowed = {graph: [dtype for dtype in self.content["judged_as"][graph] if dtype in RECIPES] for graph in dtypes}
+        return {graph: allowed[graph] for graph, dtype in dtypes.items() if dtype not in allowed[graph]}
 
     def of_graphs(self, dtypes: Mapping[str, str]) -> dict[str, OutputLimits]:
         """Return `wanted` of every graph of a tracker, from its dtypes by name."""
@@ -159,8 +178,9 @@ def _limits(tables: Mapping[str, Any], section: str, name: str, value: Any) -> d
     if section != _BY_RECIPE:
         _known(name, tables, f"{section}.")
     _table(f"{section}.{name}", value)
+    keys = [*next(iter(tables.values())), *(_OPTIONAL if section == _BY_RECIPE else ())]
     for key, limit in value.items():
-        _known(key, next(iter(tables.values())), f"{section}.{name}.")
+        _known(key, keys, f"{section}.{name}.")
         _number(f"{section}.{name}.{key}", key, limit)
     return dict(value)
 
@@ -187,4 +207,4 @@ def _number(where: str, key: str, value: Any) -> None:
     if value < 0 and key not in _SIGNED:
         raise ValueError(f"{where} must be 0 or more, got {value!r}")
     if value > 1 and key in _FRACTIONS:
-        raise ValueError(f"{where} is an IoU, 0 to 1, got {value!r}")
+        raise ValueError(f"{where} is {'an F' if key == 'mean_f' else 'an IoU'}, 0 to 1, got {value!r}")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from trt_track.parity.drift import DriftRow, FrameDrift
+from trt_track.parity.drift_summary import presence_flips
 from trt_track.parity.thresholds import TrackLimits
 
 ImageU8 = npt.NDArray[np.uint8]
@@ -71,7 +72,8 @@ class WorstFrames:
         for row in drift.rows[reference]:
             place = (row.object_id, row.frame // _WINDOW)
             beaten = self._kept.get(place)
-            if row.iou == 1 or self._limits.too_small(row.pixels, row.found_pixels) or (beaten and beaten.row.iou <= row.iou):
+            unjudged = self._limits.too_small(row.pixels) and not presence_flips(row, self._limits)
+            if row.iou == 1 or unjudged or (beaten and beaten.row.iou <= row.iou):
                 continue
             if (worst := _cropped(drift, reference, row)) is not None:
                 self._kept[place] = worst

@@ -229,13 +229,49 @@ def test_a_video_larger_than_the_engines_is_refused_up_front(bundle, device):
         Video(tracker, held_clip(64, (201, 20)))
 
 
-def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device):
+def left_running(bundle, device, throughput):
+    """Close a tracker in the middle of a pass; return the pass."""
     with Tracker(open_fake(bundle, device), bundle.model) as tracker:
         video = Video(tracker, held_clip(64))
         video.add(object_id=1, points=[(20, 20)])
-        running = video.propagate()
+        running = video.propagate(throughput=throughput)
         next(running)
+    return running
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device, throughput):
+    running = left_running(bundle, device, throughput)
     with pytest.raises(EngineRunError, match="the session is closed"):
+        next(running)
+    assert list(running) == []
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_pass_that_outlives_its_tracker_can_be_left(bundle, device, throughput):
+    left_running(bundle, device, throughput).close()
+
+
+def test_what_had_arrived_when_the_tracker_was_closed_is_there_still(bundle, device):
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})[:8]
+    with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        running = video.propagate(throughput=True, keep_logits=True, max_frames=8)
+        found = [next(running) for _ in range(7)]  # the eighth frame has been asked for
+    assert_equal([*found, *running], wanted)
+
+
+def test_results_that_a_failure_took_are_not_handed_out(bundle, device):
+    tracker = Tracker(open_fake(bundle, device), bundle.model)
+    video = Video(tracker, held_clip(64))
+    video.add(object_id=1, points=[(20, 20)])
+    running = video.propagate(throughput=True, max_frames=2)
+    next(running)
+    device.fail_synchronize = EngineRunError("the GPU fell over")
+    with pytest.raises(EngineRunError, match="fell over"):
+        tracker.close()
+    with pytest.raises(EngineRunError, match="closed after a failure: its last results are lost"):
         next(running)
 
 

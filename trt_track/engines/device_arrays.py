@@ -22,8 +22,8 @@ _ALIGNMENT: Final = 64
 class DeviceFetched:
     """Arrays on their way into a piece of pinned memory."""
 
-    def __init__(self, device: Device, pool: DownloadPool, piece: PinnedPiece, sources: Sequence[DeviceArray]) -> None:
-        self._device, self._pool, self._piece, self._sources = device, pool, piece, sources
+    def __init__(self, session: DeviceArrays, piece: PinnedPiece, sources: Sequence[DeviceArray]) -> None:
+        self._session, self._piece, self._sources = session, piece, sources
 
     def arrays(self) -> list[np.ndarray]:
         """Wait for them and return them; they are the caller's own. To be called once.
@@ -31,8 +31,7 @@ class DeviceFetched:
         Raises:
             EngineRunError: something that was asked for before failed.
         """
-        self._device.wait(self._piece.arrived)
-        memory, found = self._pool.lend(self._piece), []
+        memory, found = self._session.arrived(self._piece), []
         for source, start in zip(self._sources, _starts(self._sources), strict=False):
             found.append(memory[start : start + source.nbytes].view(numpy_dtype(source.dtype)).reshape(source.shape))
         return found
@@ -58,7 +57,7 @@ class DeviceArrays:
             BackendError: the driver or the GPU is missing.
         """
         self._device = device or _first_gpu()
-        self._closed = False
+        self._closed = self._finished = False
         self._lane = Lane.TRACK
         self._blocks: list[Block] = []
         # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
@@ -139,7 +138,19 @@ class DeviceArrays:
             if source.nbytes:
                 self._device.copy(piece.memory[start:].ctypes.data, source.pointer, source.nbytes, self._lane)
         self._device.record(piece.arrived, self._lane)
-        return DeviceFetched(self._device, self._pool, piece, sources)
+        return DeviceFetched(self, piece, sources)
+
+    def arrived(self, piece: PinnedPiece) -> np.ndarray:
+        """Wait for what was fetched into a piece and lend it out; once the session is closed there is nothing left to wait for.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
+        if not self._closed:
+            self._device.wait(piece.arrived)
+        elif not self._finished:
+            raise EngineRunError("the session was closed after a failure: its last results are lost, open the tracker again")
+        return self._pool.lend(piece)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         """Copy between two arrays.
@@ -227,6 +238,7 @@ class DeviceArrays:
         self._closed = True
         try:
             self._device.synchronize()
+            self._finished = True
         finally:
             self._free()
             for block in self._blocks:

@@ -51,6 +51,8 @@ class Fetched(Protocol):
     def arrays(self) -> list[np.ndarray]:
         """Wait for them and return them, in the order they were asked for; they are the caller's own. To be called once.
 
+        What had arrived when the session was closed can be taken all the same.
+
         Raises:
             EngineRunError: something that was asked for before failed.
         """

@@ -224,6 +224,11 @@ class FakeDevice:
         if event.point is not None:
             self.ask(Work(lambda: None, waits=event.point), lane)
 
+    def happened(self, event):
+        self.check_open()
+        misuse_unless(self._tape is None, "an event is looked at while a stream is captured")
+        return event.point is None or self._queues[event.point[0]].done >= event.point[1]
+
     def wait(self, event):
         self.check_open()
         misuse_unless(self._tape is None, "the host waits while a stream is captured")

@@ -35,10 +35,13 @@ def test_an_event_waits_for_what_was_asked_for_before_it(device):
     first, second = device.pinned(4), device.pinned(4)
     device.copy(first.ctypes.data, block.pointer, 4)
     event = device.event()
+    assert device.happened(event)
     device.wait(event)
     device.record(event)
     device.copy(second.ctypes.data, block.pointer, 4)
+    assert not device.happened(event)
     device.wait(event)
+    assert device.happened(event)
     assert first.tolist() == [NEW] * 4
     with pytest.raises(GpuMisuseError, match="read before"):
         second.tolist()

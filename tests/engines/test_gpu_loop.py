@@ -275,9 +275,9 @@ def test_results_that_a_failure_took_are_not_handed_out(bundle, device):
         next(running)
 
 
-def steady_log(bundle, objects, *, together=1, **options):
+def steady_log(bundle, objects, *, together=1, device=None, **options):
     """Track objects until all is recorded; return what device and engines were asked for in ten frames, or in two batches of them."""
-    device = FakeDevice()
+    device = device or FakeDevice()
     session = open_fake(bundle, device, Limits(objects=8, frames=together, video_wh=(200, 100)))
     frames = []
     with Tracker(session, bundle.model, max_objects=8) as tracker:
@@ -311,6 +311,15 @@ def test_frames_that_are_encoded_together_are_one_launch_of_the_encoder(bundle, 
     asked = [call for calls in steady_log(bundle, 2, together=together, throughput=True) for call in calls]
     assert Counter(call for call in asked if call[0] == "launch") == {("launch", Lane.ENCODE): 2, ("launch", Lane.TRACK): 2 * together}
     assert Counter(call[0] for call in asked) == {"copy": 2 * together * (2 + 3), "launch": 2 + 2 * together, "wait": 2 * together}
+
+
+@pytest.mark.parametrize("objects", [1, 5])
+def test_the_host_waits_once_a_frame_where_the_ring_has_room_for_one(bundle, objects, monkeypatch):
+    """As at 1024 px, where each frame turns the ring round; the copies run by themselves, as on a GPU."""
+    monkeypatch.setattr(UploadRing.__init__, "__defaults__", (4 * bundle.model.image_size**2,))
+    device = FakeDevice(eager=(Lane.UPLOAD,))
+    for asked in steady_log(bundle, objects, device=device, throughput=True):
+        assert Counter(call[0] for call in asked) == {"copy": 2 + 3, "launch": 2, "wait": 1}
 
 
 def test_nothing_is_allocated_once_every_size_was_there(bundle, device):

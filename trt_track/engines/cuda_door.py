@@ -168,6 +168,14 @@ class CudaDevice:
         """Let what is asked for next on a lane wait for an event, as last recorded."""
         _checked(driver.cuStreamWaitEvent(self._handles[lane], event, 0), "ordering two streams")
 
+    def happened(self, event: Any) -> bool:
+        """Tell whether an event, as last recorded, has happened, without waiting for it."""
+        (status,) = answer = driver.cuEventQuery(event)
+        if status == driver.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        _checked(answer, "work on the GPU")
+        return True
+
     def wait(self, event: Any) -> None:
         """Wait on the host for an event."""
         _checked(driver.cuEventSynchronize(event), "work on the GPU")

@@ -96,6 +96,9 @@ class Device(Protocol):
     def after(self, event: Any, lane: Lane) -> None:
         """Let what is asked for next on a lane wait for an event, as last recorded."""
 
+    def happened(self, event: Any) -> bool:
+        """Tell whether an event, as last recorded, has happened, without waiting for it."""
+
     def wait(self, event: Any) -> None:
         """Wait on the host for an event."""
 
@@ -224,11 +227,12 @@ class UploadRing:
             self._device.copy(target + start, slot.ctypes.data, piece.size, self._lane)
 
     def _slot(self, nbytes: int) -> np.ndarray:
-        """Return free pinned memory, waiting only when the other half is still being copied from."""
+        """Return free pinned memory; the host waits only where the other half is still being copied from."""
         if self._used + nbytes > self._halves[self._half].size:
             self._device.record(self._events[self._half], self._lane)
             self._half, self._used = 1 - self._half, 0
-            self._device.wait(self._events[self._half])
+            if not self._device.happened(self._events[self._half]):
+                self._device.wait(self._events[self._half])
         slot = self._halves[self._half][self._used : self._used + nbytes]
         self._used += nbytes + -nbytes % 16
         return slot

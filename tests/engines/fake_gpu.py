@@ -6,6 +6,7 @@ the host cannot reach, lies between gaps, and is full of rubbish when it is new 
 """
 
 import random
+import threading
 import weakref
 from collections import deque
 from contextlib import contextmanager
@@ -141,17 +142,31 @@ class FakeDevice:
             eager: lanes whose work runs as soon as events allow, instead of when the host waits for it.
             seed: of a schedule that lets any lane run at any time; None for none.
         """
-        self.gpu = Gpu("Fake RTX", sm, 8 << 30, 8 << 30)
+        self.present = Gpu("Fake RTX", sm, 8 << 30, 8 << 30)
         self.reuses_addresses, self.eager = reuses_addresses, tuple(eager)
         self.chance = None if seed is None else random.Random(seed)
         self.live, self.log, self.closed, self.fail_synchronize, self.refuses_capture = {}, [], 0, None, False
         self._given_back = []
+        self._current = threading.local()
+        self.make_current()
         self._next = FIRST_ADDRESS
         self._pinned = []
         self._queues = {lane: Queue() for lane in Lane}
         self._tape, self._tape_lane = None, None
 
     # What the Device protocol asks for
+
+    @property
+    def gpu(self):
+        self.check_current()
+        return self.present
+
+    @gpu.setter
+    def gpu(self, present):
+        self.present = present
+
+    def make_current(self):
+        self._current.yes = True
 
     def stream(self, lane):
         return FIRST_STREAM + lane
@@ -261,6 +276,7 @@ class FakeDevice:
         made.append(FakeRecording(works))
 
     def launch(self, recording, lane=Lane.TRACK):
+        self.check_open()
         self.log.append(("launch", lane))
         misuse_unless(not recording.closed, "a recording that was destroyed is launched")
         for work in recording.works:
@@ -274,6 +290,7 @@ class FakeDevice:
         self.ask(Work(play), lane)
 
     def close(self):
+        self.check_current()
         misuse_unless(not self.closed, "the streams were destroyed twice")
         self.closed += 1
 
@@ -316,7 +333,11 @@ class FakeDevice:
         raise GpuMisuseError("no such memory on the device, and no pinned memory either")
 
     def check_open(self):
+        self.check_current()
         misuse_unless(not self.closed, "the device was closed")
+
+    def check_current(self):
+        misuse_unless(hasattr(self._current, "yes"), "the device is not current on this thread")
 
     def check_readable(self, array):
         span = (array.ctypes.data, array.ctypes.data + array.nbytes)

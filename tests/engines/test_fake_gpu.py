@@ -1,5 +1,7 @@
 """The fakes are as strict as they say."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tiny_graphs as tiny
@@ -83,6 +85,16 @@ def test_nothing_can_be_asked_of_a_closed_device(device):
     ):
         with pytest.raises(GpuMisuseError):
             ask()
+
+
+def test_a_thread_that_the_device_is_not_current_on_is_refused(device):
+    block = device.allocate(8)
+    with ThreadPoolExecutor(1) as other:
+        for ask in (device.synchronize, device.event, block.close, device.close, lambda: device.allocate(1), lambda: device.gpu):
+            with pytest.raises(GpuMisuseError, match="not current on this thread"):
+                other.submit(ask).result()
+        other.submit(device.make_current)
+        other.submit(device.synchronize).result()
 
 
 class TestContext:

@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -227,6 +228,20 @@ def test_a_video_larger_than_the_engines_is_refused_up_front(bundle, device):
         pytest.raises(VideoError, match="201x20 pixels, the engines were built for up to 200 a side"),
     ):
         Video(tracker, held_clip(64, (201, 20)))
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_tracker_may_be_opened_on_one_thread_and_used_on_others(bundle, device, throughput):
+    """Frame by frame on two threads in turn, and closed on the one that it was opened on."""
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+    with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        running, found = video.propagate(throughput=throughput, keep_logits=True), []
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            while (result := (one, other)[len(found) % 2].submit(next, running, None).result()) is not None:
+                found.append(result)
+    assert_equal(found, wanted[: len(wanted) // 2])
 
 
 def left_running(bundle, device, throughput):

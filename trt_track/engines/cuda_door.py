@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,11 +21,16 @@ except ImportError as missing:
 
 
 class _PinnedBytes:
-    """Lends pinned memory to numpy and frees it with the last array that looks into it."""
+    """Lends pinned memory to numpy and frees it with the last array that looks into it, on whichever thread that goes."""
 
-    def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.buffer = buffer
+    def __init__(self, buffer: Any, nbytes: int, context: Any) -> None:
         self.__array_interface__ = {"data": (int(buffer.handle), False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
+        weakref.finalize(self, _free_pinned, buffer, context).atexit = False
+
+
+def _free_pinned(buffer: Any, context: Any) -> None:
+    driver.cuCtxSetCurrent(context)
+    buffer.close()
 
 
 class CudaBlock:
@@ -99,6 +105,7 @@ class CudaDevice:
         with _needs_driver():
             self._device = Device(index)
             self._device.set_current()
+            (self._context,) = _checked(driver.cuCtxGetCurrent(), "asking for the context")
             # Streams that wait for nobody: the default stream would serialise all others with it.
             self._streams = {lane: self._device.create_stream(options=StreamOptions(nonblocking=True)) for lane in Lane}
             self._pinned = LegacyPinnedMemoryResource()
@@ -112,6 +119,14 @@ class CudaDevice:
         free_bytes, total_bytes = _checked(driver.cuMemGetInfo(), "asking for the free memory")
         major, minor = self._device.compute_capability
         return Gpu(str(self._device.name), 10 * major + minor, int(free_bytes), int(total_bytes))
+
+    def make_current(self) -> None:
+        """Make the GPU current on the calling thread.
+
+        Raises:
+            EngineRunError: CUDA refuses.
+        """
+        _checked(driver.cuCtxSetCurrent(self._context), "making the GPU current")
 
     def stream(self, lane: Lane) -> int:
         """Return the handle of a lane's stream."""
@@ -133,7 +148,7 @@ class CudaDevice:
     def pinned(self, nbytes: int) -> np.ndarray:
         """Allocate pinned host memory: (nbytes,) uint8."""
         with _runs("allocating pinned memory"):
-            return np.asarray(_PinnedBytes(self._pinned.allocate(max(1, nbytes)), nbytes))
+            return np.asarray(_PinnedBytes(self._pinned.allocate(max(1, nbytes)), nbytes, self._context))
 
     def copy(self, target: int, source: int, nbytes: int, lane: Lane) -> None:
         """Copy between two addresses; CUDA knows by the address which memory it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Self
@@ -58,6 +59,7 @@ class DeviceArrays:
         """
         self._device = device or _first_gpu()
         self._closed = self._finished = False
+        self._entered = threading.local()
         self._lane = Lane.TRACK
         self._blocks: list[Block] = []
         # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
@@ -147,6 +149,7 @@ class DeviceArrays:
             EngineRunError: something that was asked for before failed.
         """
         if not self._closed:
+            self._enter()
             self._device.wait(piece.arrived)
         elif not self._finished:
             raise EngineRunError("the session was closed after a failure: its last results are lost, open the tracker again")
@@ -222,14 +225,22 @@ class DeviceArrays:
 
     def memory(self) -> MemoryState | None:
         """Return the state of the GPU's memory, whoever holds it: work space that was allocated once is kept."""
+        self._enter()
         gpu = self._device.gpu
         held = gpu.total_bytes - gpu.free_bytes
         return MemoryState(held=held, peak=held, available=gpu.free_bytes)
 
     def _check_open(self) -> None:
-        """Refuse what would write to memory that was given back."""
+        """Refuse what would write to memory that was given back; every call begins here."""
         if self._closed:
             raise EngineRunError("the session is closed: a tracker that was closed cannot go on, open it again")
+        self._enter()
+
+    def _enter(self) -> None:
+        """Make the GPU current on a thread that calls for the first time: a tracker may be opened on one and used on another."""
+        if not hasattr(self._entered, "once"):
+            self._device.make_current()
+            self._entered.once = True
 
     def close(self) -> None:
         """Wait for the GPU and free everything that the session allocated. Results that were fetched stay valid."""
@@ -237,6 +248,7 @@ class DeviceArrays:
             return
         self._closed = True
         try:
+            self._enter()
             self._device.synchronize()
             self._finished = True
         finally:

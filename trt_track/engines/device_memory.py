@@ -61,6 +61,9 @@ class Device(Protocol):
     def gpu(self) -> Gpu:
         """What the GPU is, and how much of its memory is free now."""
 
+    def make_current(self) -> None:
+        """Make the GPU current on the calling thread. Every thread must do so before it asks for anything; the one that opened it has."""
+
     def stream(self, lane: Lane) -> int:
         """Return the handle of a lane's stream (`cudaStream_t`)."""
 

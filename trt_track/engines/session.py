@@ -59,7 +59,7 @@ class Fetched(Protocol):
 
 
 class Session(Protocol):
-    """Runs the graphs of one bundle on one device. Not thread-safe: one loop drives it.
+    """Runs the graphs of one bundle on one device. Not thread-safe: one loop drives it, on any thread.
 
     Work is asked for on the current lane (`on`), which is `Lane.TRACK` outside of it.
     """

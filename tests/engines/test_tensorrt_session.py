@@ -1,9 +1,10 @@
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_graphs as tiny
-from fake_gpu import FakeDevice, GpuMisuseError
+from fake_gpu import FakeBlock, FakeDevice, GpuMisuseError
 from fake_tensorrt import FakeEngine, FakeTensorRT
 
 from trt_track.engines.device_memory import DeviceArray, UploadRing
@@ -317,6 +318,38 @@ def test_a_failure_while_closing_still_frees(bundle, tensorrt, device):
         session.close()
     assert device.live == {}
     assert device.closed == 1
+
+
+def test_nothing_that_holds_gpu_memory_outlives_a_session(bundle, tensorrt, device):
+    session = TensorRTSession(bundle, device=device, tensorrt=tensorrt)
+    arrays = sum_arrays(session)[:2]
+    for _ in range(4):
+        session.recorded(("anybody",), lambda: session.run("memory_sum", *arrays))
+    contexts = [weakref.ref(context) for context in (*tensorrt.contexts.values(), *tensorrt.recorded)]
+    tensorrt.contexts.clear()
+    tensorrt.recorded.clear()
+    session.close()
+    assert [one() for one in contexts if one() is not None] == []
+    assert session._engines == {}
+    assert tensorrt.closed == 1
+
+
+@pytest.mark.parametrize("failing", [0, 3, -1])
+def test_what_cannot_be_freed_leaves_nothing_else_behind(bundle, tensorrt, device, monkeypatch, failing):
+    session = TensorRTSession(bundle, device=device, tensorrt=tensorrt)
+    session.run("memory_sum", *sum_arrays(session)[:2])
+    spoilt = list(device.live)[failing]
+
+    def close(block):
+        if block.pointer == spoilt:
+            raise EngineRunError("this one stays")
+        device.give_back(block)
+
+    monkeypatch.setattr(FakeBlock, "close", close)
+    with pytest.raises(EngineRunError, match="this one stays"):
+        session.close()
+    assert list(device.live) == [spoilt]
+    assert (device.closed, tensorrt.closed) == (1, 1)
 
 
 def test_a_failure_while_opening_frees_what_was_made(bundle, tensorrt, device):

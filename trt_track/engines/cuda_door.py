@@ -136,11 +136,14 @@ class CudaDevice:
         """Allocate GPU memory, in order with a lane.
 
         Raises:
-            EngineRunError: there is not enough.
+            DeviceMemoryError: there is not enough.
+            EngineRunError: CUDA failed.
         """
         try:
             return CudaBlock(self._device.allocate(max(1, nbytes), stream=self._streams[lane]))
         except Exception as error:  # cuda.core has its own type and passes others through
+            if "OUT_OF_MEMORY" not in str(error):
+                raise EngineRunError(f"allocating {nbytes} bytes of GPU memory failed: CUDA: {' '.join(str(error).split())}") from error
             gpu = self.gpu
             left = f"{gpu.free_bytes / 2**20:.0f} of {gpu.total_bytes / 2**20:.0f} MiB are free on {gpu.name}"
             raise DeviceMemoryError(f"{nbytes / 2**20:.0f} MiB of GPU memory asked for, {left}: lower the limits ({error})") from error
@@ -232,12 +235,17 @@ class CudaDevice:
         _checked(driver.cuGraphLaunch(recording.graph, self._handles[lane]), "launching a CUDA graph")
 
     def close(self) -> None:
-        """Give streams and events back."""
+        """Give streams and events back, and what the device's pool holds for later: cuda.core has it keep all memory that was freed."""
         for event in self._events:
             driver.cuEventDestroy(event)
         self._events.clear()
+        for handle in self._handles.values():
+            driver.cuStreamSynchronize(handle)  # memory is freed in order with a stream, and a failure was told before
         for stream in self._streams.values():
             stream.close()
+        status, pool = driver.cuDeviceGetMemPool(self._device.device_id)
+        if status == driver.CUresult.CUDA_SUCCESS:  # a part of a GPU may have no pool
+            driver.cuMemPoolTrimTo(pool, 0)
 
 
 def find_gpu(index: int = 0) -> Gpu:

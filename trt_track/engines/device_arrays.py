@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Self
 
 import numpy as np
@@ -243,21 +243,19 @@ class DeviceArrays:
             self._entered.once = True
 
     def close(self) -> None:
-        """Wait for the GPU and free everything that the session allocated. Results that were fetched stay valid."""
+        """Wait for the GPU and free everything that the session allocated, whatever fails meanwhile. Results that were fetched stay valid."""
         if self._closed:
             return
         self._closed = True
-        try:
+        with ExitStack() as then:  # the last one first
+            then.callback(self._device.close)
+            then.callback(self._downloads.clear)
+            while self._blocks:
+                then.callback(self._blocks.pop().close)
+            then.callback(self._free)
             self._enter()
             self._device.synchronize()
             self._finished = True
-        finally:
-            self._free()
-            for block in self._blocks:
-                block.close()
-            self._blocks.clear()
-            self._downloads.clear()
-            self._device.close()
 
     def _free(self) -> None:
         """Free what a session has beside arrays."""

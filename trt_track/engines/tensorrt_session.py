@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 from trt_track.engines.bound_engine import Arrays, BoundEngine
 from trt_track.engines.bundle import Bundle
@@ -42,11 +44,14 @@ class TensorRTSession(DeviceArrays):
         """
         super().__init__(device)
         self._workspaces = {lane: Workspace(self._device, lane) for lane in Lane}
+        self._engines: dict[str, Any] = {}
         self._graphs: dict[tuple[str, Lane], BoundEngine] = {}
+        self._held = ExitStack()  # what is closed last
         self._kernels: KernelFile | None = None
         self._recordings = Recordings(self._device, partial(self._open, recorded=True), self._workspaces)
         try:
             self._tensorrt: TensorRT = tensorrt or TensorRTRuntime(flavour)
+            self._held.callback(self._tensorrt.close)
             engines = find_engines(bundle, flavour=flavour, version=self._tensorrt.version, sm=self._device.gpu.sm)
             self.backend, self.version, self.device = flavour, self._tensorrt.version, self._device.gpu.name
             self.specs: Mapping[str, GraphSpec] = bundle.specs
@@ -56,7 +61,8 @@ class TensorRTSession(DeviceArrays):
             self.max_frames: int | None = frames
             self.max_video_side: int | None = _largest_side(engines)
             self._recordings.frames = frames
-            self._engines = {name: self._tensorrt.load_engine(engines.read_plan(bundle, name), name) for name in bundle.specs}
+            for name in bundle.specs:
+                self._engines[name] = self._tensorrt.load_engine(engines.read_plan(bundle, name), name)
             kernels = KernelFile.of(engines, self.device)
             if content := kernels.read():
                 self._tensorrt.restore_kernels(content)
@@ -112,11 +118,14 @@ class TensorRTSession(DeviceArrays):
         return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in needs.items())
 
     def _free(self) -> None:
-        self._keep_kernels()
-        self._recordings.close()
-        self._graphs.clear()
-        for workspace in self._workspaces.values():
-            workspace.close()
+        """Free recordings and contexts, then engines, then what they worked in and the runtime that loaded them."""
+        with self._held as then:
+            for workspace in self._workspaces.values():
+                then.callback(workspace.close)
+            self._keep_kernels()
+            self._recordings.close()
+            self._graphs.clear()
+            self._engines.clear()
 
     def _keep_kernels(self) -> None:
         """Keep what TensorRT compiled for the next process; nothing else depends on it."""

@@ -20,9 +20,10 @@ from trt_track.engines.backends import open_session
 from trt_track.engines.bound_engine import BoundEngine
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.device_memory import MOST_LENT, DownloadPool, UploadRing
+from trt_track.engines.recordings import Recordings
 from trt_track.engines.session import Lane
 from trt_track.engines.tensorrt_session import TensorRTSession
-from trt_track.errors import EngineRunError, PromptError, TrtTrackError, VideoError
+from trt_track.errors import DeviceMemoryError, EngineRunError, PromptError, TrtTrackError, VideoError
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.steps import Steps
@@ -378,16 +379,49 @@ def test_results_are_their_holders_however_many_they_keep(bundle, device):
             np.testing.assert_array_equal(one.masks, ~other.masks)
 
 
-@pytest.mark.parametrize("refusal", ["CUDA", "TensorRT"])
+def refuse_contexts(monkeypatch, error):
+    """Let TensorRT refuse every third context for recordings, so that no sequence of four gets all of its own."""
+    create = FakeTensorRT.create_context
+
+    def created(self, engine, graph, *, recorded=False):
+        if recorded and len(self.recorded) % 3 == 2:
+            self.recorded.append(None)
+            raise error
+        return create(self, engine, graph, recorded=recorded)
+
+    monkeypatch.setattr(FakeTensorRT, "create_context", created)
+
+
+@pytest.mark.parametrize("refusal", ["CUDA", "TensorRT", "a context"])
 def test_what_cannot_be_recorded_runs_without(bundle, device, refusal, caplog, monkeypatch):
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
     if refusal == "CUDA":
         device.refuses_capture = True
-    else:
+    elif refusal == "TensorRT":
         monkeypatch.setattr(FakeContext, "is_stream_capturable", lambda self, stream: False)
-    assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
-    assert not [call for call in device.log if call[0] == "launch"]
-    assert ("slower but not wrong" in caplog.text) == (refusal == "CUDA")
+    else:
+        refuse_contexts(monkeypatch, EngineRunError("engine 'memory_encoder' got no execution context"))
+    session = open_fake(bundle, device)
+    refused, erased = [], Recordings.close
+
+    def close(self):
+        refused.extend(tape for tape in self._tapes.values() if tape.refused)
+        assert not any(tape.engines for tape in refused)
+        erased(self)
+
+    monkeypatch.setattr(Recordings, "close", close)
+    assert_equal(track(session, bundle.model), wanted)
+    launched = {lane for call, lane in (call for call in device.log if call[0] == "launch")}
+    assert launched <= ({Lane.ENCODE} if refusal == "a context" else set())
+    assert bool(refused) == ("slower but not wrong" in caplog.text) == (refusal != "TensorRT")
+
+
+def test_a_shortage_of_memory_while_a_context_is_made_is_none_of_recording(bundle, device, caplog, monkeypatch):
+    refuse_contexts(monkeypatch, DeviceMemoryError("5 MiB asked for"))
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
+    with pytest.raises(DeviceMemoryError):  # at a batch of one: larger ones are halved before
+        assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
+    assert "slower but not wrong" not in caplog.text
 
 
 @pytest.mark.parametrize("most", ["MOST", "MOST_COUNTED"])

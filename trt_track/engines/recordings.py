@@ -11,7 +11,7 @@ from typing import Final
 from trt_track.engines.bound_engine import BoundEngine
 from trt_track.engines.device_memory import Device, Recording, Workspace
 from trt_track.engines.session import Lane
-from trt_track.errors import EngineRunError
+from trt_track.errors import DeviceMemoryError, EngineRunError
 
 _log = logging.getLogger(__name__)
 
@@ -98,24 +98,39 @@ class Recordings:
             self._forget_oldest()
 
     def _record(self, tape: Tape, lane: Lane, body: Callable[[], None]) -> None:
-        """Prepare a sequence with contexts of its own, or record what was prepared and launch it."""
+        """Prepare a sequence with contexts of its own, or record what was prepared and launch it; simply do it where that is refused.
+
+        Raises:
+            DeviceMemoryError: there is no memory for it, recorded or not.
+            EngineRunError: the engines failed.
+        """
         prepared = bool(tape.engines) and tape.recording is None and tape.workspace == self._workspaces[lane].place
         tape.erase()
-        if not prepared or not all(engine.can_be_recorded(self._device.stream(lane)) for _, engine in tape.engines):
-            with self._using(tape, lane):
-                body()
-            tape.workspace = self._workspaces[lane].place
-            return
         try:
-            with self._using(tape, lane), self._device.capture(lane) as recorded:
-                body()
-            tape.recording = recorded()
+            if prepared and all(engine.can_be_recorded(self._device.stream(lane)) for _, engine in tape.engines):
+                with self._using(tape, lane), self._device.capture(lane) as recorded:
+                    body()
+                tape.recording = recorded()
+            else:
+                with self._using(tape, lane):
+                    body()
+                tape.workspace = self._workspaces[lane].place
+        except DeviceMemoryError:
+            raise
         except EngineRunError as error:
-            _log.warning("not recorded as a CUDA graph, which makes it slower but not wrong: %s", error)
-            tape.refused = True
+            self._refuse(tape, error)
             body()
         else:
-            self._device.launch(tape.recording, lane)
+            if tape.recording is not None:
+                self._device.launch(tape.recording, lane)
+
+    def _refuse(self, tape: Tape, error: EngineRunError) -> None:
+        """Give up on a sequence for good, and its contexts, once nothing runs in them."""
+        _log.warning("not recorded as a CUDA graph, which makes it slower but not wrong: %s", error)
+        tape.refused = True
+        self._device.synchronize()
+        tape.erase()
+        tape.engines.clear()
 
     @contextmanager
     def _using(self, tape: Tape, lane: Lane) -> Iterator[None]:

@@ -70,6 +70,7 @@ class Queue:
 
 class FakeEvent:
     def __init__(self):
+        self.destroyed = False
         self.point = None
         """Lane and number of works, as last recorded."""
 
@@ -146,6 +147,7 @@ class FakeDevice:
         self.reuses_addresses, self.eager = reuses_addresses, tuple(eager)
         self.chance = None if seed is None else random.Random(seed)
         self.live, self.log, self.closed, self.fail_synchronize, self.refuses_capture = {}, [], 0, None, False
+        self.events = []
         self._given_back = []
         self._current = threading.local()
         self.make_current()
@@ -226,26 +228,34 @@ class FakeDevice:
     def event(self):
         self.check_open()
         self.log.append(("event",))
-        return FakeEvent()
+        event = FakeEvent()
+        self.events.append(event)
+        return event
+
+    def destroy(self, event):
+        self._check_event(event)
+        misuse_unless(self.happened(event), "an event is destroyed before it happened")
+        event.destroyed = True
+        self.events.remove(event)
 
     def record(self, event, lane=Lane.TRACK):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(lane != self._tape_lane, "an event of a stream that is captured")
         event.point = (lane, self._queues[lane].asked)
 
     def after(self, event, lane=Lane.TRACK):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(lane != self._tape_lane, "a stream that is captured waits for an event")
         if event.point is not None:
             self.ask(Work(lambda: None, waits=event.point), lane)
 
     def happened(self, event):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(self._tape is None, "an event is looked at while a stream is captured")
         return event.point is None or self._queues[event.point[0]].done >= event.point[1]
 
     def wait(self, event):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(self._tape is None, "the host waits while a stream is captured")
         self.log.append(("wait",))
         if event.point is not None:
@@ -351,6 +361,10 @@ class FakeDevice:
         misuse_unless(self.live.pop(block.pointer, None) is block, "a block was freed twice")
         self._given_back.append(block)
         self.ask(Work(lambda: block.memory.fill(GIVEN_BACK)), block.lane)
+
+    def _check_event(self, event):
+        self.check_open()
+        misuse_unless(not event.destroyed, "an event was destroyed before")
 
     def _check_host(self, span, what):
         busy = any(_overlap(span, work.reads) or _overlap(span, work.writes) for work in self._waiting())

@@ -63,7 +63,8 @@ def opened(monkeypatch, counting, device=None):
     monkeypatch.setattr(cuda_door, "driver", counting)
     found = object.__new__(CudaDevice)
     found._device, found._context = device or SimpleNamespace(device_id=0), "a context"
-    found._handles, found._events, found._streams = {Lane.TRACK: 7, Lane.ENCODE: 8}, ["an event"], {Lane.TRACK: SimpleNamespace(close=int)}
+    found._handles, found._events = {Lane.TRACK: 7, Lane.ENCODE: 8}, {1: "an event"}
+    found._streams = {Lane.TRACK: SimpleNamespace(close=int)}
     return found
 
 
@@ -92,6 +93,16 @@ def test_an_event_is_asked_without_waiting(monkeypatch):
     with pytest.raises(EngineRunError, match="work on the GPU failed: CUDA: CUDA_ERROR_ILLEGAL_ADDRESS"):
         device.happened("an event")
     assert [name for name, *_ in counting.asked] == ["cuEventQuery"] * 3
+
+
+def test_events_are_destroyed_one_by_one_or_with_the_device(monkeypatch):
+    counting = CountingDriver(cuEventCreate=(driver.CUresult.CUDA_SUCCESS, 5), cuEventDestroy=(driver.CUresult.CUDA_SUCCESS,))
+    device = opened(monkeypatch, counting)
+    counting.CUevent_flags = driver.CUevent_flags
+    device.destroy(device.event())
+    assert counting.asked[-1] == ("cuEventDestroy", 5)
+    device.close()
+    assert [call for call in counting.asked if call[0] == "cuEventDestroy"] == [("cuEventDestroy", 5), ("cuEventDestroy", "an event")]
 
 
 def test_a_thread_makes_the_context_current(monkeypatch):

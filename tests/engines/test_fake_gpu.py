@@ -49,6 +49,20 @@ def test_an_event_waits_for_what_was_asked_for_before_it(device):
         second.tolist()
 
 
+def test_an_event_is_destroyed_once_and_after_it_happened(device):
+    event = device.event()
+    device.record(event)
+    device.copy(device.allocate(4).pointer, device.allocate(4).pointer, 4)
+    device.record(event)
+    with pytest.raises(GpuMisuseError, match="before it happened"):
+        device.destroy(event)
+    device.synchronize()
+    device.destroy(event)
+    for use in (device.destroy, device.record, device.after, device.wait, device.happened):
+        with pytest.raises(GpuMisuseError, match="an event was destroyed before"):
+            use(event)
+
+
 def test_pinned_memory_must_stay_as_it_is_and_alive_until_it_was_copied(device):
     block, pinned = device.allocate(8), device.pinned(8)
     device.copy(block.pointer, pinned.ctypes.data, 8)

@@ -110,7 +110,7 @@ class CudaDevice:
             self._streams = {lane: self._device.create_stream(options=StreamOptions(nonblocking=True)) for lane in Lane}
             self._pinned = LegacyPinnedMemoryResource()
         self._handles = {lane: int(stream.handle) for lane, stream in self._streams.items()}
-        self._events: list[Any] = []
+        self._events: dict[int, Any] = {}
         self._scatter: Any = None
 
     @property
@@ -175,8 +175,12 @@ class CudaDevice:
         """Return an event that has happened; who waits for it sleeps instead of keeping a core busy."""
         flags = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING | driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
         (event,) = _checked(driver.cuEventCreate(flags), "making an event")
-        self._events.append(event)
+        self._events[int(event)] = event
         return event
+
+    def destroy(self, event: Any) -> None:
+        """Give an event back that nothing waits for."""
+        _checked(driver.cuEventDestroy(self._events.pop(int(event))), "destroying an event")
 
     def record(self, event: Any, lane: Lane) -> None:
         """Let an event happen when everything asked for so far on a lane is done."""
@@ -236,7 +240,7 @@ class CudaDevice:
 
     def close(self) -> None:
         """Give streams and events back, and what the device's pool holds for later: cuda.core has it keep all memory that was freed."""
-        for event in self._events:
+        for event in self._events.values():
             driver.cuEventDestroy(event)
         self._events.clear()
         for handle in self._handles.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Self
 
@@ -61,7 +61,7 @@ class DeviceArrays:
         self._closed = self._finished = False
         self._entered = threading.local()
         self._lane = Lane.TRACK
-        self._blocks: list[Block] = []
+        self._blocks: dict[int, Block] = {}
         # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
         self._host_values: dict[int, int] = {}
         self._downloads: dict[int, np.ndarray] = {}
@@ -72,20 +72,40 @@ class DeviceArrays:
         """Allocate an array of zeros in GPU memory.
 
         Raises:
-            EngineRunError: there is not enough, or the session is closed.
+            DeviceMemoryError: there is not enough.
+            EngineRunError: the session is closed.
         """
         self._check_open()
         if dtype not in DTYPE_BYTES:
             raise TensorMismatchError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPE_BYTES)}")
         nbytes = DeviceArray(0, shape, dtype).nbytes
         block = self._device.allocate(nbytes, Lane.TRACK)
-        self._blocks.append(block)
+        self._blocks[block.pointer] = block
         if nbytes:
             self._device.zero(block.pointer, nbytes, Lane.TRACK)
         self._device.synchronize()  # from here on it may be used on every lane
         if tuple(shape) == (1,) and dtype in ("int32", "int64"):
             self._host_values[block.pointer] = 0
         return DeviceArray(block.pointer, shape, dtype)
+
+    def free(self, owner: object, arrays: Iterable[DeviceArray], events: Iterable[Any] = ()) -> None:
+        """Give arrays and events back, and forget what was recorded with them; see `Session.free`.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
+        if self._closed:
+            return
+        self._enter()
+        self._device.synchronize()  # on whichever lane they are used
+        self._forget(owner)
+        for array in arrays:
+            end = array.pointer + max(array.nbytes, 1)
+            self._downloads = {place: pinned for place, pinned in self._downloads.items() if not array.pointer <= place < end}
+            self._host_values.pop(array.pointer, None)
+            self._blocks.pop(array.pointer).close()
+        for event in events:
+            self._device.destroy(event)
 
     def upload(self, target: DeviceArray, source: np.ndarray) -> None:
         """Copy a host array into `target` through pinned memory; `source` may be reused at once.
@@ -243,7 +263,7 @@ class DeviceArrays:
             self._entered.once = True
 
     def close(self) -> None:
-        """Wait for the GPU and free everything that the session allocated, whatever fails meanwhile. Results that were fetched stay valid."""
+        """Wait for the GPU and free everything that the session allocated, whatever of it fails. Results that were fetched stay valid."""
         if self._closed:
             return
         self._closed = True
@@ -251,7 +271,7 @@ class DeviceArrays:
             then.callback(self._device.close)
             then.callback(self._downloads.clear)
             while self._blocks:
-                then.callback(self._blocks.pop().close)
+                then.callback(self._blocks.popitem()[1].close)
             then.callback(self._free)
             self._enter()
             self._device.synchronize()
@@ -259,6 +279,9 @@ class DeviceArrays:
 
     def _free(self) -> None:
         """Free what a session has beside arrays."""
+
+    def _forget(self, owner: object) -> None:
+        """Drop what a session recorded for an owner of arrays; nothing of it runs."""
 
     def __enter__(self) -> Self:
         return self

@@ -93,6 +93,9 @@ class Device(Protocol):
     def event(self) -> Any:
         """Return an event that has happened."""
 
+    def destroy(self, event: Any) -> None:
+        """Give an event back that nothing waits for."""
+
     def record(self, event: Any, lane: Lane) -> None:
         """Let an event happen when everything asked for so far on a lane is done."""
 
@@ -272,7 +275,7 @@ class DownloadPool:
         fitting = min((piece for piece in self._free if piece.memory.size >= nbytes), key=lambda piece: piece.memory.size, default=None)
         if fitting is None:
             if self._free:
-                self._free.pop()
+                self._device.destroy(self._free.pop().arrived)
             return PinnedPiece(self._device, nbytes)
         self._free.remove(fitting)
         return fitting

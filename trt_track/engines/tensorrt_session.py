@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from trt_track.engines.device_memory import Device, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
 from trt_track.engines.kernel_file import KernelFile
 from trt_track.engines.recordings import Recordings
-from trt_track.engines.session import Lane, home_lane
+from trt_track.engines.session import Key, Lane, home_lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
 from trt_track.errors import TensorMismatchError
 from trt_track.specs import GraphSpec
@@ -95,14 +95,14 @@ class TensorRTSession(DeviceArrays):
         loaded.bind(inputs, outputs, self._host_values)
         loaded.enqueue(self._device.stream(self._lane))
 
-    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+    def recorded(self, key: Key, body: Callable[[], None]) -> None:
         """Do what `body` asks for, as one launch once it has come up a few times; see `Session.recorded`.
 
         Raises:
             EngineRunError: TensorRT refused, or the session is closed.
         """
         self._check_open()
-        self._recordings.play((self._lane, key), self._lane, body)
+        self._recordings.play(key, self._lane, body)
 
     def work_space(self, sizes: Mapping[str, int]) -> int | None:
         """Return the bytes that the graphs would take to work in, beyond what they hold; see `Session.work_space`.
@@ -126,6 +126,9 @@ class TensorRTSession(DeviceArrays):
             self._recordings.close()
             self._graphs.clear()
             self._engines.clear()
+
+    def _forget(self, owner: object) -> None:
+        self._recordings.forget(owner)
 
     def _keep_kernels(self) -> None:
         """Keep what TensorRT compiled for the next process; nothing else depends on it."""

@@ -93,6 +93,7 @@ class Tracker:
         self.session, self.model, self.batch_times = session, model, batch_times
         self.limits = conditioning_limits(model, max_objects or built or Limits().objects, max_conditioning)
         self._idle: dict[tuple[tuple[int, int], bool, bool], list[Steps]] = {}
+        self._closed = False
 
     @property
     def max_conditioning(self) -> int:
@@ -169,17 +170,28 @@ class Tracker:
 
     @contextmanager
     def steps(self, video_wh: tuple[int, int], *, keep_logits: bool, together: bool) -> Iterator[Steps]:
-        """Lend the buffers of one pass over a video; a later pass over a video of the same size, of the same kind, gets the same ones."""
-        options = {"keep_logits": keep_logits, "together": together}
-        idle = self._idle.setdefault((video_wh, keep_logits, together), [])
-        steps = idle.pop() if idle else Steps(self.session, self.model, self.limits, video_wh, batch_times=self.batch_times, **options)
+        """Lend the buffers of one pass over a video; a later pass over a video of the same size, of the same kind, gets the same ones.
+
+        Those that lie idle for videos of other sizes are freed before new ones are made.
+        """
+        kind = (video_wh, keep_logits, together)
+        steps = self._idle[kind].pop() if self._idle.get(kind) else self._new_steps(*kind)
         try:
             yield steps
         finally:
-            idle.append(steps)
+            if not self._closed:
+                self._idle.setdefault(kind, []).append(steps)
+
+    def _new_steps(self, video_wh: tuple[int, int], keep_logits: bool, together: bool) -> Steps:
+        for kind in [kind for kind in self._idle if kind[0] != video_wh]:
+            for idle in self._idle.pop(kind):
+                idle.close()
+        options = {"keep_logits": keep_logits, "together": together}
+        return Steps(self.session, self.model, self.limits, video_wh, batch_times=self.batch_times, **options)
 
     def close(self) -> None:
         """Free the model."""
+        self._closed = True
         self._idle.clear()
         self.session.close()
 

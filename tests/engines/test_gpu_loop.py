@@ -431,6 +431,46 @@ def test_recordings_that_are_used_least_are_forgotten(bundle, device, monkeypatc
     assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
 
 
+@pytest.mark.parametrize("throughput", [False, True])
+@pytest.mark.parametrize("prompted", [False, True])
+def test_batches_before_one_that_fails_arrive(bundle, device, throughput, prompted, monkeypatch):
+    """The second batch of a frame fails for good, of tracked objects or of prompted ones: no copy into freed memory, and all can go on."""
+    session = open_fake(bundle, device)
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        failing = Video(tracker, held_clip(bundle.model.image_size))
+        for object_id in (1, 2):
+            failing.add(object_id=object_id, frame=0 if prompted else object_id, points=[(9 * object_id, 9)])
+        running, fetch = failing.propagate(throughput=throughput), session.fetch
+        frame = 0 if prompted else 4
+
+        def fail(sources):
+            if failing.first_open >= frame and len(fetched) % 2:
+                raise EngineRunError("the second batch failed")
+            fetched.append(sources)
+            return fetch(sources)
+
+        fetched = []
+        monkeypatch.setattr(session, "fetch", fail)
+        with pytest.raises(EngineRunError, match="the second batch failed"):
+            list(running)
+        monkeypatch.undo()
+        assert session._pool._taken == {}
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        assert_equal(list(video.propagate(throughput=throughput, keep_logits=True)), wanted[: len(wanted) // 2])
+
+
+def test_what_nobody_waits_for_keeps_its_memory_until_it_has_arrived(device):
+    """A promise that is dropped: its copy has somewhere to go."""
+    pool, block = DownloadPool(device), device.allocate(100)
+    piece = pool.take(100)
+    device.copy(piece.memory.ctypes.data, block.pointer, 100)
+    device.record(piece.arrived)
+    del piece
+    device.synchronize()
+
+
 def test_a_pass_that_is_left_early_leaves_the_next_one_alone(bundle, device):
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
     with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:

@@ -268,20 +268,24 @@ class DownloadPool:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._free: list[PinnedPiece] = []
+        self._taken: dict[int, PinnedPiece] = {}  # a copy may be on its way into them, whoever still waits for it
         self._lent: set[int] = set()  # results may be dropped on any thread: adding and discarding are atomic
 
     def take(self, nbytes: int) -> PinnedPiece:
         """Return a piece of at least this size that nobody uses, the smallest one; where all are too small, one of them makes room."""
         fitting = min((piece for piece in self._free if piece.memory.size >= nbytes), key=lambda piece: piece.memory.size, default=None)
-        if fitting is None:
+        if fitting is not None:
+            self._free.remove(fitting)
+        else:
             if self._free:
                 self._device.destroy(self._free.pop().arrived)
-            return PinnedPiece(self._device, nbytes)
-        self._free.remove(fitting)
+            fitting = PinnedPiece(self._device, nbytes)
+        self._taken[id(fitting)] = fitting
         return fitting
 
     def lend(self, piece: PinnedPiece) -> np.ndarray:
         """Return what arrived in a piece, (nbytes,) uint8; the piece comes back by itself when no array looks into it any more."""
+        del self._taken[id(piece)]
         if len(self._lent) >= MOST_LENT:
             copy = np.array(piece.memory)
             self._give_back(piece)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -150,28 +151,28 @@ class Propagation:
     def _track(self, frame: int, due: list[Prompt]) -> list[Asked]:
         """Track what has no prompt on this frame, start or correct what has one."""
         prompted = {prompt.object_id for prompt in due}
-        asked = self._follow([object_id for object_id in self.active if object_id not in prompted], frame)
-        return asked + self._prompt(frame, due)
+        followed = [object_id for object_id in self.active if object_id not in prompted]
+        return kept(chain(self._follow(followed, frame), self._prompted(frame, due)))
 
-    def _follow(self, object_ids: list[int], frame: int) -> list[Asked]:
-        if not object_ids:
-            return []
-        return self.steps.follow(self._encode(), object_ids, frame, self.bank)
+    def _follow(self, object_ids: list[int], frame: int) -> Iterator[Asked]:
+        if object_ids:
+            yield from self.steps.follow(self._encode(), object_ids, frame, self.bank)
 
     def _encode(self) -> FrameSlot:
         """Encode the frame when the first object needs it; frames that no object is on never are."""
         return self.image.encode(self.steps)
 
     def _prompt(self, frame: int, prompts: list[Prompt]) -> list[Asked]:
-        asked = []
+        return kept(self._prompted(frame, prompts))
+
+    def _prompted(self, frame: int, prompts: list[Prompt]) -> Iterator[Asked]:
         for prompt in prompts:
             if prompt.remove:
                 self._remove(prompt.object_id)
             elif self.started.get(prompt.object_id, frame) == frame:
-                asked.append(self._start(frame, prompt))
+                yield self._start(frame, prompt)
             else:
-                asked.append(self._correct(frame, prompt))
-        return asked
+                yield self._correct(frame, prompt)
 
     def _start(self, frame: int, prompt: Prompt) -> Asked:
         if prompt.object_id not in self.started:
@@ -275,6 +276,21 @@ class LookAhead:
             if not self._read and (self.fault is not None or not self._read_one()):
                 return
             yield self._read.popleft()
+
+
+def kept(asked: Iterable[Asked]) -> list[Asked]:
+    """Return what is asked for batch by batch; where one fails, what those before it brought arrives, so that its memory can be used again.
+
+    Raises:
+        EngineRunError: one failed.
+    """
+    found: list[Asked] = []
+    try:
+        found.extend(asked)
+    except BaseException:
+        Found(found)
+        raise
+    return found
 
 
 class Found:

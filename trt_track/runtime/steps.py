@@ -11,7 +11,7 @@ that does not overlap has one slot.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,23 +218,27 @@ class Steps:
             session.record(batch.encoded)
         return batch.slots[:count]
 
-    def follow(self, slot: FrameSlot, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> list[Asked]:
-        """Track objects from their memories, those with equally many memories in one batch."""
+    def follow(self, slot: FrameSlot, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> Iterator[Asked]:
+        """Track objects from their memories, those with equally many memories in one batch; yield each batch as it has been asked for.
+
+        Raises:
+            DeviceMemoryError: there is no memory for a single object.
+            EngineRunError: an engine failed.
+        """
         groups: dict[tuple[int, int], list[tuple[int, Recall]]] = {}
         for object_id in object_ids:
             recall = bank.recall(object_id, frame)
             groups.setdefault(recall.key, []).append((object_id, recall))
-        asked = []
         for waiting in groups.values():
             while waiting:
                 batch = waiting[: self._next_batch(len(waiting))]
                 try:
-                    asked.append(self._follow_batch(slot, batch, frame, bank))
+                    asked = self._follow_batch(slot, batch, frame, bank)
                 except DeviceMemoryError as error:
                     self._step_down(len(batch), error)
                 else:
                     del waiting[: len(batch)]
-        return asked
+                    yield asked
 
     def _next_batch(self, objects: int) -> int:
         """Return how many of so many objects to track together first."""

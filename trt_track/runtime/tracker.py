@@ -18,6 +18,7 @@ from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.prompts import Prompt, check_prompts, merge_prompts
 from trt_track.runtime.propagation import Propagation
 from trt_track.runtime.results import FrameResult
+from trt_track.runtime.schedule import Schedule
 from trt_track.runtime.steps import Steps
 from trt_track.runtime.video import open_video
 from trt_track.specs import Limits, ModelSpec
@@ -214,7 +215,7 @@ class Video:
         _check_size(source.info, tracker.session)
         self.tracker, self.source = tracker, source
         self.info = source.info
-        self._prompts: list[Prompt] = []
+        self._prompts: dict[tuple[int, int], Prompt] = {}
         self._running: Propagation | None = None
 
     @property
@@ -225,7 +226,7 @@ class Video:
     @property
     def prompts(self) -> list[Prompt]:
         """All prompts so far, those for one object on one frame as one."""
-        return merge_prompts(self._prompts)
+        return list(self._prompts.values())
 
     def add(  # noqa: PLR0913 - a prompt is one of several things
         self,
@@ -273,21 +274,12 @@ class Video:
         Raises:
             PromptError: one makes no sense for this video; none was added.
         """
-        together = [*self._prompts, *prompts]
-        check_prompts(together, **self._frame_facts(), reverse=self._running.reverse if self._running else None)
+        merged = merge_prompts(prompts, self._prompts)
+        if merged or not self._prompts:
+            check_prompts(merged, **self._frame_facts(), reverse=None)
         if self._running is not None:
-            self._check_count(together, reverse=self._running.reverse)
-            self._running.accept(prompts)
-        self._prompts = together
-
-    def _check_count(self, prompts: Sequence[Prompt], *, reverse: bool) -> None:
-        """Refuse prompts that would have more objects on one frame than the tracker holds memory for."""
-        most = self.tracker.limits.objects
-        active: set[int] = set()
-        for prompt in sorted(merge_prompts(prompts), key=lambda prompt: _turn(prompt, reverse=reverse)):
-            active = active - {prompt.object_id} if prompt.remove else active | {prompt.object_id}
-            if len(active) > most:
-                raise PromptError(f"frame {prompt.frame}: more than {most} objects at once: raise --max-objects (max_objects in Python)")
+            self._running.accept(merged)
+        self._prompts |= {(prompt.frame, prompt.object_id): prompt for prompt in merged}
 
     def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
@@ -320,10 +312,10 @@ class Video:
             PromptError: there is no prompt, or the prompts contradict each other.
             VideoError: the clip can be read no more; a clip that merely ends early ends the iteration and sets `damage`.
         """
-        check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
-        self._check_count(self.prompts, reverse=reverse)
+        check_prompts(self.prompts, **self._frame_facts(), reverse=None)
+        schedule = Schedule(self.prompts, most=self.tracker.limits.objects, reverse=reverse)
         with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits, together=throughput) as steps:
-            running = self._running = Propagation(self, steps, reverse=reverse, late=throughput, settled=settled)
+            running = self._running = Propagation(self, steps, schedule, late=throughput, settled=settled)
             try:
                 yield from running.run(max_frames, keep_video=keep_video)
             finally:
@@ -359,8 +351,3 @@ def _check_size(info: VideoInfo, session: Session) -> None:
             f"{info.name} has {info.width}x{info.height} pixels, the engines were built for up to {most} a side: "
             f"scale it down (ffmpeg -vf scale) or use --backend onnxruntime-cpu"
         )
-
-
-def _turn(prompt: Prompt, *, reverse: bool) -> tuple[int, bool]:
-    """Order prompts as the pass meets them; on one frame removals come first, so that they make room."""
-    return -prompt.frame if reverse else prompt.frame, not prompt.remove

@@ -17,7 +17,9 @@ try:
     from cuda.bindings import driver
     from cuda.core import Device, LaunchConfig, LegacyPinnedMemoryResource, Program, ProgramOptions, StreamOptions, launch
 except ImportError as missing:
-    raise BackendError(f"cuda-core is not installed ({missing}): pip install 'trt-track[rtx]' or 'trt-track[tensorrt]'") from missing
+    raise BackendError(
+        f"cuda-core is not installed ({missing}): pip install 'trt-track[rtx]', [tensorrt] or, for onnxruntime-cuda, [cuda]"
+    ) from missing
 
 
 class _PinnedBytes:

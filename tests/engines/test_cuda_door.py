@@ -95,6 +95,18 @@ def test_an_event_is_asked_without_waiting(monkeypatch):
     assert [name for name, *_ in counting.asked] == ["cuEventQuery"] * 3
 
 
+def test_the_first_gpu_is_known_by_its_place_on_the_bus(monkeypatch):
+    place = (driver.CUresult.CUDA_SUCCESS, b"0000:65:00.0\0\0\0\0")
+    counting = CountingDriver(cuInit=(driver.CUresult.CUDA_SUCCESS,), cuDeviceGetPCIBusId=place)
+    monkeypatch.setattr(cuda_door, "driver", counting)
+    assert cuda_door.first_bus_id() == "0000:65:00.0"
+    assert ("cuDeviceGet", 0) in counting.asked
+    assert not [name for name, *_ in counting.asked if "Ctx" in name]  # a context takes memory
+    counting.answers["cuDeviceGet"] = (driver.CUresult.CUDA_ERROR_NO_DEVICE, None)
+    with pytest.raises(BackendError, match="no NVIDIA GPU"):
+        cuda_door.first_bus_id()
+
+
 def test_events_are_destroyed_one_by_one_or_with_the_device(monkeypatch):
     counting = CountingDriver(cuEventCreate=(driver.CUresult.CUDA_SUCCESS, 5), cuEventDestroy=(driver.CUresult.CUDA_SUCCESS,))
     device = opened(monkeypatch, counting)

@@ -61,6 +61,8 @@ extern "C" __global__ void scatter_rows(unsigned int* target, const int* rows, c
 _THREADS = 256
 _MOST_BLOCKS = 64
 """Blocks for one row: with four bytes a thread, 64 KiB in one sweep."""
+_BUS_ID_BYTES = 16
+"""`00000000:65:00.0` without and with the zero at its end fits."""
 
 
 def compile_scatter(sm: int) -> Any:
@@ -265,6 +267,19 @@ def find_gpu(index: int = 0) -> Gpu:
         return device.gpu
     finally:
         device.close()
+
+
+def first_bus_id() -> str:
+    """Return where on the PCI bus the first GPU is, without starting anything on it.
+
+    Raises:
+        BackendError: no driver or no GPU.
+    """
+    with _needs_driver():
+        _checked(driver.cuInit(0), "starting CUDA")
+        (device,) = _checked(driver.cuDeviceGet(0), "looking for a GPU")
+        (name,) = _checked(driver.cuDeviceGetPCIBusId(_BUS_ID_BYTES, device), "asking for the GPU's place")
+    return str(name.partition(b"\0")[0].decode("ascii"))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from cuda.bindings import driver
 from trt_track.engines import cuda_door
 from trt_track.engines.backends import inspect_machine
 from trt_track.engines.cuda_door import CudaDevice, compile_scatter
+from trt_track.engines.device_arrays import DeviceArrays
 from trt_track.engines.device_memory import Gpu
 from trt_track.engines.engine_record import FAMILIES
 from trt_track.engines.session import Lane
@@ -81,6 +82,26 @@ def test_a_gpu_without_a_pool_is_closed_all_the_same(monkeypatch):
     counting = CountingDriver(cuDeviceGetMemPool=(driver.CUresult.CUDA_ERROR_NOT_SUPPORTED, None))
     opened(monkeypatch, counting).close()
     assert "cuMemPoolTrimTo" not in [name for name, *_ in counting.asked]
+
+
+class Unkernelled:
+    """A device whose compiler is missing."""
+
+    closed = 0
+
+    def load_kernels(self):
+        raise BackendError("NVRTC cannot be used")
+
+    def close(self):
+        Unkernelled.closed += 1
+
+
+def test_the_kernel_is_there_before_a_session_is(monkeypatch):
+    """Rather no session than one that waits for a compiler in its loop, or finds none there."""
+    monkeypatch.setattr(cuda_door, "CudaDevice", Unkernelled)
+    with pytest.raises(BackendError, match="NVRTC cannot be used"):
+        DeviceArrays(None)
+    assert Unkernelled.closed == 1
 
 
 def test_an_event_is_asked_without_waiting(monkeypatch):

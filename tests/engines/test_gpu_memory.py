@@ -65,7 +65,9 @@ def test_steps_allocate_what_is_planned(bundle, video_wh, objects):
     device.log.clear()
     Steps(session, bundle.model, Limits(objects=objects), video_wh)
     task = task_of(bundle, objects, video_wh, limits)
-    assert sum(nbytes for kind, *(nbytes,) in allocations(device)) == sum(task.buffer_bytes().values())
+    spaces = sum(space.nbytes for space in session._workspaces.values())
+    assert sum(nbytes for kind, *(nbytes,) in allocations(device)) == sum(task.buffer_bytes().values()) + spaces
+    assert spaces == session._needs(task.sizes())[Lane.TRACK] > 0
     # One ring of two halves for what is uploaded now; frames have another one, as they go on a lane of their own.
     rings = next(part.nbytes for part in plan_memory(task, figures(session, task)).parts if part.name == "uploads")
     assert 2 * sum(call[1] for call in device.log if call[0] == "pinned") == rings
@@ -168,10 +170,11 @@ def test_buffers_that_do_not_fit_are_made_for_fewer_objects(bundle, caplog, room
     device.budget = held + sum(task_of(bundle, room_for).buffer_bytes().values()) - missing
     steps = Steps(session, bundle.model, Limits(objects=LIMITS.objects), (53, 37))
     assert steps.batch == len(steps.conditioned) == batch
-    assert device.held - held == sum(task_of(bundle, batch).buffer_bytes().values())
+    spaces = sum(space.nbytes for space in session._workspaces.values())
+    assert device.held - held - spaces == sum(task_of(bundle, batch).buffer_bytes().values())
     assert ("buffers are made for 1 frames and 2 objects at once, memory for 1 and 4 is short" in caplog.text) == (batch < 4)
     steps.close()
-    assert device.held == held
+    assert device.held == held + spaces
     assert len(device.events) == events + 2  # of the ring that uploads go through
 
 
@@ -211,6 +214,26 @@ def test_memory_does_not_grow_with_the_sizes_of_videos(bundle, options):
             assert contexts > 0
             held.append((sum(block.nbytes for block in device.live.values()), len(device.events), contexts))
     assert held[0] == held[-1] == tuple(map(max, *held))
+
+
+@pytest.mark.parametrize("options", [{}, {"throughput": True}])
+def test_a_first_pass_allocates_nothing_but_while_it_begins(bundle, options):
+    """Three results are on their way or held at once; the rest is there before the first frame, however many memories there are later."""
+    device = FakeDevice()
+    session = open_fake(bundle, device, LIMITS)
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        for object_id in range(1, 5):
+            video.add(object_id=object_id, points=[(9 * object_id, 5 * object_id)])
+        asked = []
+        for result in video.propagate(**options):
+            asked.append({call[0] for call in device.log} & {"allocate", "pinned", "event"})
+            device.log.clear()
+            del result
+    assert asked[0] == {"allocate", "pinned", "event"}
+    assert set().union(*asked[1:4]) <= {"pinned", "event"}
+    assert set().union(*asked[4:]) == set()
+    assert len(asked) == FRAMES
 
 
 def test_one_object_that_does_not_fit_is_an_error(bundle):

@@ -117,6 +117,15 @@ class CudaDevice:
         self._events: dict[int, Any] = {}
         self._scatter: Any = None
 
+    def load_kernels(self) -> None:
+        """Compile and load the kernel that is ours, so that it need not be done in the loop.
+
+        Raises:
+            BackendError: NVRTC, CUDA's compiler library, is missing or refuses.
+        """
+        if self._scatter is None:
+            self._scatter = compile_scatter(self.gpu.sm).get_kernel("scatter_rows")
+
     @property
     def gpu(self) -> Gpu:
         """What the GPU is, and how much of its memory is free now."""
@@ -164,8 +173,7 @@ class CudaDevice:
     def scatter(self, target: int, rows: int, source: int, shape: tuple[int, int], lane: Lane) -> None:
         """Copy rows to where an array of indices says."""
         count, nbytes = shape
-        if self._scatter is None:
-            self._scatter = compile_scatter(self.gpu.sm).get_kernel("scatter_rows")
+        self.load_kernels()
         words = nbytes // 4
         grid = (min(_MOST_BLOCKS, -(-words // _THREADS)), count)
         with _runs("scattering rows"):

@@ -243,6 +243,9 @@ class DeviceArrays:
         """Return None: the library that computes does not say."""
         return None
 
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Do nothing: the library that computes has work space of its own."""
+
     def memory(self) -> MemoryState | None:
         """Return the state of the GPU's memory, whoever holds it: work space that was allocated once is kept."""
         self._enter()
@@ -293,4 +296,10 @@ class DeviceArrays:
 def _first_gpu() -> Device:
     from trt_track.engines.cuda_door import CudaDevice
 
-    return CudaDevice()
+    device = CudaDevice()
+    try:
+        device.load_kernels()
+    except BaseException:
+        device.close()
+        raise
+    return device

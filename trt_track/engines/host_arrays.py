@@ -63,6 +63,9 @@ class HostArrays:
         """Return None: the library that computes does not say."""
         return None
 
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Do nothing: the library that computes has work space of its own."""
+
     def on(self, lane: Lane) -> AbstractContextManager[None]:
         """Change nothing: there is one lane."""
         return nullcontext()

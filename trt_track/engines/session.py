@@ -164,6 +164,13 @@ class Session(Protocol):
             sizes: of the largest runs: the named sizes of the inputs, and by their names the values of inputs that are sizes themselves.
         """
 
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Take the work space of the largest runs now, so that none is taken in the loop; as far as it is known and there is room.
+
+        Args:
+            sizes: as for `work_space`.
+        """
+
     def memory(self) -> MemoryState | None:
         """Return the state of the memory that arrays and graphs take, None where it is not known."""
 

@@ -17,7 +17,7 @@ from trt_track.engines.kernel_file import KernelFile
 from trt_track.engines.recordings import Recordings
 from trt_track.engines.session import Key, Lane, home_lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
-from trt_track.errors import TensorMismatchError
+from trt_track.errors import DeviceMemoryError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
 _log = logging.getLogger(__name__)
@@ -112,10 +112,30 @@ class TensorRTSession(DeviceArrays):
             EngineRunError: TensorRT cannot tell, or the session is closed.
         """
         self._check_open()
+        return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in self._needs(sizes).items())
+
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Let the work spaces grow to what the largest runs need; see `Session.reserve`.
+
+        Where there is no room, runs try again with what they need themselves.
+
+        Raises:
+            TensorMismatchError: a size is not what the engines were built for.
+            EngineRunError: TensorRT cannot tell, or the session is closed.
+        """
+        self._check_open()
+        for lane, nbytes in self._needs(sizes).items():
+            try:
+                self._workspaces[lane].grow(nbytes)
+            except DeviceMemoryError as error:
+                _log.info("work space is taken as it is needed: %s", error)
+
+    def _needs(self, sizes: Mapping[str, int]) -> dict[Lane, int]:
+        """Return the bytes that the contexts of each lane would take to work in."""
         needs: dict[Lane, int] = {}
         for (_, lane), engine in self._graphs.items():
             needs[lane] = max(needs.get(lane, 0), engine.needed_bytes(sizes))
-        return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in needs.items())
+        return needs
 
     def _free(self) -> None:
         """Free recordings and contexts, then engines, then what they worked in and the runtime that loaded them."""

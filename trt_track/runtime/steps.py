@@ -162,6 +162,7 @@ class Steps:
         self.batch, self.frames = self._held.task.batch, self._held.task.frames
         self._encoded = 0
         try:
+            session.reserve(self._held.task.sizes())
             self._lay_out(video_wh)
         except BaseException:
             self.close()

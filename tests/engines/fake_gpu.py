@@ -147,7 +147,7 @@ class FakeDevice:
         self.reuses_addresses, self.eager = reuses_addresses, tuple(eager)
         self.chance = None if seed is None else random.Random(seed)
         self.live, self.log, self.closed, self.fail_synchronize, self.refuses_capture = {}, [], 0, None, False
-        self.events = []
+        self.events, self.recordings = [], []
         self._given_back = []
         self._current = threading.local()
         self.make_current()
@@ -284,6 +284,7 @@ class FakeDevice:
         if self.refuses_capture:
             raise EngineRunError("capturing a stream failed: CUDA: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
         made.append(FakeRecording(works))
+        self.recordings.append(made[0])
 
     def launch(self, recording, lane=Lane.TRACK):
         self.check_open()

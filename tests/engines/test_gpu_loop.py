@@ -471,6 +471,25 @@ def test_what_nobody_waits_for_keeps_its_memory_until_it_has_arrived(device):
     device.synchronize()
 
 
+@pytest.mark.parametrize("throughput", [False, True])
+def test_recordings_do_not_grow_with_the_numbers_of_objects_that_come_up(bundle, device, monkeypatch, throughput):
+    """Whatever comes up twice is recorded; objects of all ages come and go, so that batches of one to four meet all kinds of memories."""
+    monkeypatch.setattr(recordings, "RARE", 0)
+    monkeypatch.setattr(recordings, "MOST", 12)
+    session = open_fake(bundle, device)
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        for _ in range(3):
+            for _ in video.propagate(throughput=throughput):
+                kept = [tape for tape in session._recordings._tapes.values() if tape.engines]
+                assert len(kept) <= 12
+                assert sum(len(tape.engines) for tape in kept) <= 12 * 4
+                assert sum(not recording.closed for recording in device.recordings) <= 12
+    assert len(device.recordings) > 12
+    assert all(recording.closed for recording in device.recordings)
+
+
 def test_a_pass_that_is_left_early_leaves_the_next_one_alone(bundle, device):
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
     with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:

@@ -9,7 +9,7 @@
     │   ├── EngineBuildError      ONNX -> engine failed
     │   ├── EngineMismatchError   an engine was built for another GPU or TensorRT
     │   ├── EngineRunError        an engine failed while it ran
-    │   │   └── DeviceMemoryError     the GPU's memory is short
+    │   │   └── DeviceMemoryError     the memory to compute in is short
     │   └── BackendError          a backend cannot be used on this machine
     ├── TensorMismatchError   a tensor's name, shape or dtype is not the contract's
     ├── VideoError            a clip cannot be opened or read
@@ -58,7 +58,7 @@ class EngineRunError(EngineError):
 
 
 class DeviceMemoryError(EngineRunError):
-    """The GPU has less free memory than was asked for."""
+    """The GPU, or the host where it computes, has less free memory than was asked for."""
 
 
 class BackendError(EngineError):

@@ -13,7 +13,8 @@ from trt_track.bench.memory_series import MemorySeries, device_meter, growth_mb_
 from trt_track.bench.order import Plan, RunOrder, Settings
 from trt_track.bench.run_log import RunLog
 from trt_track.bench.thread_times import spent, thread_seconds
-from trt_track.errors import VideoError
+from trt_track.engines import cuda_door
+from trt_track.errors import BackendError, VideoError
 
 
 def settings_of(**more):
@@ -92,8 +93,14 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
-    def __init__(self):
-        self.open = 0
+    def __init__(self, count=1):
+        self.open, self.count = 0, count
+
+    def nvmlDeviceGetCount(self):
+        return self.count
+
+    def nvmlDeviceGetHandleByPciBusId(self, name):
+        return {"0000:65:00.0": 1}[name]
 
     def nvmlInit(self):
         self.open += 1
@@ -113,16 +120,41 @@ class FakeNvml:
         return SimpleNamespace(used=10 * (handle + 1))
 
 
-@pytest.mark.parametrize(("visible", "used"), [(None, 10), ("1,0", 20), ("GPU-x", 30), ("9", 42)])
-def test_the_drivers_library_tells_of_the_gpu_that_cuda_sees_first(monkeypatch, visible, used):
-    nvml = FakeNvml()
+@pytest.mark.parametrize(
+    ("visible", "order", "count", "used"),
+    [
+        (None, None, 1, 10),
+        ("1,0", "PCI_BUS_ID", 2, 20),
+        ("GPU-x", None, 3, 30),
+        ("9", "PCI_BUS_ID", 10, 42),
+        (None, None, 2, 20),  # the fastest one comes first in CUDA and second on the bus
+        (None, "FASTEST_FIRST", 2, 20),
+        (None, "PCI_BUS_ID", 2, 10),
+    ],
+)
+def test_the_drivers_library_tells_of_the_gpu_that_cuda_sees_first(monkeypatch, visible, order, count, used):
+    nvml = FakeNvml(count)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(cuda_door, "first_bus_id", lambda: "0000:65:00.0")
+    for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("CUDA_DEVICE_ORDER", order)):
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
     with device_meter(lambda: 42) as meter:
         assert meter() == used
     assert nvml.open == 0
+
+
+def test_of_several_gpus_none_is_taken_where_cuda_cannot_be_asked(monkeypatch):
+    def missing():
+        raise BackendError("no NVIDIA driver")
+
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(2))
+    monkeypatch.setattr(cuda_door, "first_bus_id", missing)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+    with device_meter(lambda: 42) as meter:
+        assert meter() == 42
 
 
 class TestThreadTimes:

@@ -40,7 +40,7 @@ def session(clock):
 
 def test_a_graph_is_timed_to_its_end(session, clock):
     session.run("image_encoder", {}, {})
-    session.recorded("key", lambda: session.run("mask_decoder", {}, {}))
+    session.recorded(("key",), lambda: session.run("mask_decoder", {}, {}))
     time.sleep(0.01)
     clock.end_frame()
     (frame,) = clock.frames
@@ -52,7 +52,7 @@ def test_a_graph_is_timed_to_its_end(session, clock):
 def test_every_call_of_a_recorded_sequence_calls_its_body(session):
     calls = []
     for _ in range(5):
-        session.recorded("same key", lambda: calls.append(1))
+        session.recorded(("same key",), lambda: calls.append(1))
     assert len(calls) == 5
 
 

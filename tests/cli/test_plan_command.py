@@ -37,13 +37,15 @@ def some_gpu(monkeypatch):
         NVMLError=RuntimeError,
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 1,
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(free=6 * GIB, total=8 * GIB),
         nvmlDeviceGetCudaComputeCapability=lambda handle: (7, 5),
         nvmlDeviceGetName=lambda handle: f"Fake RTX {handle}",
     )
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
 
 

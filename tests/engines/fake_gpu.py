@@ -6,6 +6,7 @@ the host cannot reach, lies between gaps, and is full of rubbish when it is new 
 """
 
 import random
+import threading
 import weakref
 from collections import deque
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ class Queue:
 
 class FakeEvent:
     def __init__(self):
+        self.destroyed = False
         self.point = None
         """Lane and number of works, as last recorded."""
 
@@ -141,17 +143,32 @@ class FakeDevice:
             eager: lanes whose work runs as soon as events allow, instead of when the host waits for it.
             seed: of a schedule that lets any lane run at any time; None for none.
         """
-        self.gpu = Gpu("Fake RTX", sm, 8 << 30, 8 << 30)
+        self.present = Gpu("Fake RTX", sm, 8 << 30, 8 << 30)
         self.reuses_addresses, self.eager = reuses_addresses, tuple(eager)
         self.chance = None if seed is None else random.Random(seed)
         self.live, self.log, self.closed, self.fail_synchronize, self.refuses_capture = {}, [], 0, None, False
+        self.events, self.recordings = [], []
         self._given_back = []
+        self._current = threading.local()
+        self.make_current()
         self._next = FIRST_ADDRESS
         self._pinned = []
         self._queues = {lane: Queue() for lane in Lane}
         self._tape, self._tape_lane = None, None
 
     # What the Device protocol asks for
+
+    @property
+    def gpu(self):
+        self.check_current()
+        return self.present
+
+    @gpu.setter
+    def gpu(self, present):
+        self.present = present
+
+    def make_current(self):
+        self._current.yes = True
 
     def stream(self, lane):
         return FIRST_STREAM + lane
@@ -211,21 +228,34 @@ class FakeDevice:
     def event(self):
         self.check_open()
         self.log.append(("event",))
-        return FakeEvent()
+        event = FakeEvent()
+        self.events.append(event)
+        return event
+
+    def destroy(self, event):
+        self._check_event(event)
+        misuse_unless(self.happened(event), "an event is destroyed before it happened")
+        event.destroyed = True
+        self.events.remove(event)
 
     def record(self, event, lane=Lane.TRACK):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(lane != self._tape_lane, "an event of a stream that is captured")
         event.point = (lane, self._queues[lane].asked)
 
     def after(self, event, lane=Lane.TRACK):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(lane != self._tape_lane, "a stream that is captured waits for an event")
         if event.point is not None:
             self.ask(Work(lambda: None, waits=event.point), lane)
 
+    def happened(self, event):
+        self._check_event(event)
+        misuse_unless(self._tape is None, "an event is looked at while a stream is captured")
+        return event.point is None or self._queues[event.point[0]].done >= event.point[1]
+
     def wait(self, event):
-        self.check_open()
+        self._check_event(event)
         misuse_unless(self._tape is None, "the host waits while a stream is captured")
         self.log.append(("wait",))
         if event.point is not None:
@@ -254,8 +284,10 @@ class FakeDevice:
         if self.refuses_capture:
             raise EngineRunError("capturing a stream failed: CUDA: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
         made.append(FakeRecording(works))
+        self.recordings.append(made[0])
 
     def launch(self, recording, lane=Lane.TRACK):
+        self.check_open()
         self.log.append(("launch", lane))
         misuse_unless(not recording.closed, "a recording that was destroyed is launched")
         for work in recording.works:
@@ -269,6 +301,7 @@ class FakeDevice:
         self.ask(Work(play), lane)
 
     def close(self):
+        self.check_current()
         misuse_unless(not self.closed, "the streams were destroyed twice")
         self.closed += 1
 
@@ -311,7 +344,11 @@ class FakeDevice:
         raise GpuMisuseError("no such memory on the device, and no pinned memory either")
 
     def check_open(self):
+        self.check_current()
         misuse_unless(not self.closed, "the device was closed")
+
+    def check_current(self):
+        misuse_unless(hasattr(self._current, "yes"), "the device is not current on this thread")
 
     def check_readable(self, array):
         span = (array.ctypes.data, array.ctypes.data + array.nbytes)
@@ -325,6 +362,10 @@ class FakeDevice:
         misuse_unless(self.live.pop(block.pointer, None) is block, "a block was freed twice")
         self._given_back.append(block)
         self.ask(Work(lambda: block.memory.fill(GIVEN_BACK)), block.lane)
+
+    def _check_event(self, event):
+        self.check_open()
+        misuse_unless(not event.destroyed, "an event was destroyed before")
 
     def _check_host(self, span, what):
         busy = any(_overlap(span, work.reads) or _overlap(span, work.writes) for work in self._waiting())

@@ -186,6 +186,7 @@ class FakeTensorRT:
 
     def __init__(self, device, engines):
         self.device, self.engines, self.messages, self.log, self.contexts, self.recorded = device, engines, [], [], {}, []
+        self.closed = 0
 
     def load_engine(self, plan, graph):
         misuse_unless(plan == f"plan of {graph}".encode(), "not the plan of this graph")
@@ -207,3 +208,6 @@ class FakeTensorRT:
 
     def kernels(self):
         return self.compiled
+
+    def close(self):
+        self.closed += 1

@@ -1,5 +1,7 @@
 """The fakes are as strict as they say."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tiny_graphs as tiny
@@ -35,13 +37,30 @@ def test_an_event_waits_for_what_was_asked_for_before_it(device):
     first, second = device.pinned(4), device.pinned(4)
     device.copy(first.ctypes.data, block.pointer, 4)
     event = device.event()
+    assert device.happened(event)
     device.wait(event)
     device.record(event)
     device.copy(second.ctypes.data, block.pointer, 4)
+    assert not device.happened(event)
     device.wait(event)
+    assert device.happened(event)
     assert first.tolist() == [NEW] * 4
     with pytest.raises(GpuMisuseError, match="read before"):
         second.tolist()
+
+
+def test_an_event_is_destroyed_once_and_after_it_happened(device):
+    event = device.event()
+    device.record(event)
+    device.copy(device.allocate(4).pointer, device.allocate(4).pointer, 4)
+    device.record(event)
+    with pytest.raises(GpuMisuseError, match="before it happened"):
+        device.destroy(event)
+    device.synchronize()
+    device.destroy(event)
+    for use in (device.destroy, device.record, device.after, device.wait, device.happened):
+        with pytest.raises(GpuMisuseError, match="an event was destroyed before"):
+            use(event)
 
 
 def test_pinned_memory_must_stay_as_it_is_and_alive_until_it_was_copied(device):
@@ -80,6 +99,16 @@ def test_nothing_can_be_asked_of_a_closed_device(device):
     ):
         with pytest.raises(GpuMisuseError):
             ask()
+
+
+def test_a_thread_that_the_device_is_not_current_on_is_refused(device):
+    block = device.allocate(8)
+    with ThreadPoolExecutor(1) as other:
+        for ask in (device.synchronize, device.event, block.close, device.close, lambda: device.allocate(1), lambda: device.gpu):
+            with pytest.raises(GpuMisuseError, match="not current on this thread"):
+                other.submit(ask).result()
+        other.submit(device.make_current)
+        other.submit(device.synchronize).result()
 
 
 class TestContext:

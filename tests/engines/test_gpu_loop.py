@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,9 +20,10 @@ from trt_track.engines.backends import open_session
 from trt_track.engines.bound_engine import BoundEngine
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.device_memory import MOST_LENT, DownloadPool, UploadRing
+from trt_track.engines.recordings import Recordings
 from trt_track.engines.session import Lane
 from trt_track.engines.tensorrt_session import TensorRTSession
-from trt_track.errors import EngineRunError, PromptError, TrtTrackError, VideoError
+from trt_track.errors import DeviceMemoryError, EngineRunError, PromptError, TrtTrackError, VideoError
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.steps import Steps
@@ -229,19 +231,69 @@ def test_a_video_larger_than_the_engines_is_refused_up_front(bundle, device):
         Video(tracker, held_clip(64, (201, 20)))
 
 
-def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device):
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_tracker_may_be_opened_on_one_thread_and_used_on_others(bundle, device, throughput):
+    """Frame by frame on two threads in turn, and closed on the one that it was opened on."""
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+    with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        running, found = video.propagate(throughput=throughput, keep_logits=True), []
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            while (result := (one, other)[len(found) % 2].submit(next, running, None).result()) is not None:
+                found.append(result)
+    assert_equal(found, wanted[: len(wanted) // 2])
+
+
+def left_running(bundle, device, throughput):
+    """Close a tracker in the middle of a pass; return the pass."""
     with Tracker(open_fake(bundle, device), bundle.model) as tracker:
         video = Video(tracker, held_clip(64))
         video.add(object_id=1, points=[(20, 20)])
-        running = video.propagate()
+        running = video.propagate(throughput=throughput)
         next(running)
+    return running
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_tracking_after_the_tracker_was_closed_is_refused(bundle, device, throughput):
+    running = left_running(bundle, device, throughput)
     with pytest.raises(EngineRunError, match="the session is closed"):
         next(running)
+    assert list(running) == []
 
 
-def steady_log(bundle, objects, *, together=1, **options):
+@pytest.mark.parametrize("throughput", [False, True])
+def test_a_pass_that_outlives_its_tracker_can_be_left(bundle, device, throughput):
+    left_running(bundle, device, throughput).close()
+
+
+def test_what_had_arrived_when_the_tracker_was_closed_is_there_still(bundle, device):
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})[:8]
+    with Tracker(open_fake(bundle, device), bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        running = video.propagate(throughput=True, keep_logits=True, max_frames=8)
+        found = [next(running) for _ in range(7)]  # the eighth frame has been asked for
+    assert_equal([*found, *running], wanted)
+
+
+def test_results_that_a_failure_took_are_not_handed_out(bundle, device):
+    tracker = Tracker(open_fake(bundle, device), bundle.model)
+    video = Video(tracker, held_clip(64))
+    video.add(object_id=1, points=[(20, 20)])
+    running = video.propagate(throughput=True, max_frames=2)
+    next(running)
+    device.fail_synchronize = EngineRunError("the GPU fell over")
+    with pytest.raises(EngineRunError, match="fell over"):
+        tracker.close()
+    with pytest.raises(EngineRunError, match="closed after a failure: its last results are lost"):
+        next(running)
+
+
+def steady_log(bundle, objects, *, together=1, device=None, **options):
     """Track objects until all is recorded; return what device and engines were asked for in ten frames, or in two batches of them."""
-    device = FakeDevice()
+    device = device or FakeDevice()
     session = open_fake(bundle, device, Limits(objects=8, frames=together, video_wh=(200, 100)))
     frames = []
     with Tracker(session, bundle.model, max_objects=8) as tracker:
@@ -275,6 +327,15 @@ def test_frames_that_are_encoded_together_are_one_launch_of_the_encoder(bundle, 
     asked = [call for calls in steady_log(bundle, 2, together=together, throughput=True) for call in calls]
     assert Counter(call for call in asked if call[0] == "launch") == {("launch", Lane.ENCODE): 2, ("launch", Lane.TRACK): 2 * together}
     assert Counter(call[0] for call in asked) == {"copy": 2 * together * (2 + 3), "launch": 2 + 2 * together, "wait": 2 * together}
+
+
+@pytest.mark.parametrize("objects", [1, 5])
+def test_the_host_waits_once_a_frame_where_the_ring_has_room_for_one(bundle, objects, monkeypatch):
+    """As at 1024 px, where each frame turns the ring round; the copies run by themselves, as on a GPU."""
+    monkeypatch.setattr(UploadRing.__init__, "__defaults__", (4 * bundle.model.image_size**2,))
+    device = FakeDevice(eager=(Lane.UPLOAD,))
+    for asked in steady_log(bundle, objects, device=device, throughput=True):
+        assert Counter(call[0] for call in asked) == {"copy": 2 + 3, "launch": 2, "wait": 1}
 
 
 def test_nothing_is_allocated_once_every_size_was_there(bundle, device):
@@ -318,16 +379,49 @@ def test_results_are_their_holders_however_many_they_keep(bundle, device):
             np.testing.assert_array_equal(one.masks, ~other.masks)
 
 
-@pytest.mark.parametrize("refusal", ["CUDA", "TensorRT"])
+def refuse_contexts(monkeypatch, error):
+    """Let TensorRT refuse every third context for recordings, so that no sequence of four gets all of its own."""
+    create = FakeTensorRT.create_context
+
+    def created(self, engine, graph, *, recorded=False):
+        if recorded and len(self.recorded) % 3 == 2:
+            self.recorded.append(None)
+            raise error
+        return create(self, engine, graph, recorded=recorded)
+
+    monkeypatch.setattr(FakeTensorRT, "create_context", created)
+
+
+@pytest.mark.parametrize("refusal", ["CUDA", "TensorRT", "a context"])
 def test_what_cannot_be_recorded_runs_without(bundle, device, refusal, caplog, monkeypatch):
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
     if refusal == "CUDA":
         device.refuses_capture = True
-    else:
+    elif refusal == "TensorRT":
         monkeypatch.setattr(FakeContext, "is_stream_capturable", lambda self, stream: False)
-    assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
-    assert not [call for call in device.log if call[0] == "launch"]
-    assert ("slower but not wrong" in caplog.text) == (refusal == "CUDA")
+    else:
+        refuse_contexts(monkeypatch, EngineRunError("engine 'memory_encoder' got no execution context"))
+    session = open_fake(bundle, device)
+    refused, erased = [], Recordings.close
+
+    def close(self):
+        refused.extend(tape for tape in self._tapes.values() if tape.refused)
+        assert not any(tape.engines for tape in refused)
+        erased(self)
+
+    monkeypatch.setattr(Recordings, "close", close)
+    assert_equal(track(session, bundle.model), wanted)
+    launched = {lane for call, lane in (call for call in device.log if call[0] == "launch")}
+    assert launched <= ({Lane.ENCODE} if refusal == "a context" else set())
+    assert bool(refused) == ("slower but not wrong" in caplog.text) == (refusal != "TensorRT")
+
+
+def test_a_shortage_of_memory_while_a_context_is_made_is_none_of_recording(bundle, device, caplog, monkeypatch):
+    refuse_contexts(monkeypatch, DeviceMemoryError("5 MiB asked for"))
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
+    with pytest.raises(DeviceMemoryError):  # at a batch of one: larger ones are halved before
+        assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
+    assert "slower but not wrong" not in caplog.text
 
 
 @pytest.mark.parametrize("most", ["MOST", "MOST_COUNTED"])
@@ -335,6 +429,65 @@ def test_recordings_that_are_used_least_are_forgotten(bundle, device, monkeypatc
     monkeypatch.setattr(recordings, most, 2)
     wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model)
     assert_equal(track(open_fake(bundle, device), bundle.model), wanted)
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+@pytest.mark.parametrize("prompted", [False, True])
+def test_batches_before_one_that_fails_arrive(bundle, device, throughput, prompted, monkeypatch):
+    """The second batch of a frame fails for good, of tracked objects or of prompted ones: no copy into freed memory, and all can go on."""
+    session = open_fake(bundle, device)
+    wanted = track(open_session(bundle, "onnxruntime-cpu", threads=1), bundle.model, late={})
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        failing = Video(tracker, held_clip(bundle.model.image_size))
+        for object_id in (1, 2):
+            failing.add(object_id=object_id, frame=0 if prompted else object_id, points=[(9 * object_id, 9)])
+        running, fetch = failing.propagate(throughput=throughput), session.fetch
+        frame = 0 if prompted else 4
+
+        def fail(sources):
+            if failing.first_open >= frame and len(fetched) % 2:
+                raise EngineRunError("the second batch failed")
+            fetched.append(sources)
+            return fetch(sources)
+
+        fetched = []
+        monkeypatch.setattr(session, "fetch", fail)
+        with pytest.raises(EngineRunError, match="the second batch failed"):
+            list(running)
+        monkeypatch.undo()
+        assert session._pool._taken == {}
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        assert_equal(list(video.propagate(throughput=throughput, keep_logits=True)), wanted[: len(wanted) // 2])
+
+
+def test_what_nobody_waits_for_keeps_its_memory_until_it_has_arrived(device):
+    """A promise that is dropped: its copy has somewhere to go."""
+    pool, block = DownloadPool(device), device.allocate(100)
+    piece = pool.take(100)
+    device.copy(piece.memory.ctypes.data, block.pointer, 100)
+    device.record(piece.arrived)
+    del piece
+    device.synchronize()
+
+
+@pytest.mark.parametrize("throughput", [False, True])
+def test_recordings_do_not_grow_with_the_numbers_of_objects_that_come_up(bundle, device, monkeypatch, throughput):
+    """Whatever comes up twice is recorded; objects of all ages come and go, so that batches of one to four meet all kinds of memories."""
+    monkeypatch.setattr(recordings, "RARE", 0)
+    monkeypatch.setattr(recordings, "MOST", 12)
+    session = open_fake(bundle, device)
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        prompt_all(video)
+        for _ in range(3):
+            for _ in video.propagate(throughput=throughput):
+                kept = [tape for tape in session._recordings._tapes.values() if tape.engines]
+                assert len(kept) <= 12
+                assert sum(len(tape.engines) for tape in kept) <= 12 * 4
+                assert sum(not recording.closed for recording in device.recordings) <= 12
+    assert len(device.recordings) > 12
+    assert all(recording.closed for recording in device.recordings)
 
 
 def test_a_pass_that_is_left_early_leaves_the_next_one_alone(bundle, device):

@@ -65,7 +65,9 @@ def test_steps_allocate_what_is_planned(bundle, video_wh, objects):
     device.log.clear()
     Steps(session, bundle.model, Limits(objects=objects), video_wh)
     task = task_of(bundle, objects, video_wh, limits)
-    assert sum(nbytes for kind, *(nbytes,) in allocations(device)) == sum(task.buffer_bytes().values())
+    spaces = sum(space.nbytes for space in session._workspaces.values())
+    assert sum(nbytes for kind, *(nbytes,) in allocations(device)) == sum(task.buffer_bytes().values()) + spaces
+    assert spaces == session._needs(task.sizes())[Lane.TRACK] > 0
     # One ring of two halves for what is uploaded now; frames have another one, as they go on a lane of their own.
     rings = next(part.nbytes for part in plan_memory(task, figures(session, task)).parts if part.name == "uploads")
     assert 2 * sum(call[1] for call in device.log if call[0] == "pinned") == rings
@@ -157,6 +159,81 @@ def test_a_batch_that_fails_late_is_done_again_in_parts(bundle, caplog, work_spa
     assert_equal(found, wanted_tracks(bundle, 2, prompt_two_and_two))
     assert len([record for record in caplog.records if "from here on" in record.message]) == 1
     assert ("launch", Lane.TRACK) in device.log
+
+
+@pytest.mark.parametrize(("room_for", "missing", "batch"), [(4, 0, 4), (4, 1, 2), (2, 1, 1)])
+def test_buffers_that_do_not_fit_are_made_for_fewer_objects(bundle, caplog, room_for, missing, batch):
+    """What was allocated of the larger ones is gone."""
+    device = SmallGpu()
+    session = open_fake(bundle, device, LIMITS)
+    held, events = device.held, len(device.events)
+    device.budget = held + sum(task_of(bundle, room_for).buffer_bytes().values()) - missing
+    steps = Steps(session, bundle.model, Limits(objects=LIMITS.objects), (53, 37))
+    assert steps.batch == len(steps.conditioned) == batch
+    spaces = sum(space.nbytes for space in session._workspaces.values())
+    assert device.held - held - spaces == sum(task_of(bundle, batch).buffer_bytes().values())
+    assert ("buffers are made for 1 frames and 2 objects at once, memory for 1 and 4 is short" in caplog.text) == (batch < 4)
+    steps.close()
+    assert device.held == held + spaces
+    assert len(device.events) == events + 2  # of the ring that uploads go through
+
+
+def test_fewer_frames_are_given_room_before_fewer_objects(bundle):
+    device = SmallGpu()
+    session = open_fake(bundle, device, replace(LIMITS, frames=4))
+    needed = sum(replace(task_of(bundle), frames=2).buffer_bytes().values())
+    device.budget = device.held + needed
+    steps = Steps(session, bundle.model, Limits(objects=LIMITS.objects), (53, 37))
+    assert (steps.frames, steps.batch) == (2, 4)
+    assert len(steps.slots) == 4
+
+
+def test_no_room_for_a_single_object_is_an_error_that_leaves_nothing_behind(bundle):
+    device = SmallGpu()
+    session = open_fake(bundle, device, LIMITS)
+    device.budget = device.held + sum(task_of(bundle, 1).buffer_bytes().values()) - 1
+    held = device.held
+    with pytest.raises(DeviceMemoryError, match="bytes asked for"):
+        Steps(session, bundle.model, Limits(objects=LIMITS.objects), (53, 37))
+    assert device.held == held
+
+
+@pytest.mark.parametrize("options", [{}, {"throughput": True}])
+def test_memory_does_not_grow_with_the_sizes_of_videos(bundle, options):
+    """Ten sizes and back to the first, each long enough to be recorded: buffers, events and contexts of the last one are all there is."""
+    device = FakeDevice()
+    session = open_fake(bundle, device, LIMITS)
+    sizes = [(20 + 7 * number, 15 + 5 * number) for number in (9, *range(9), 9)]
+    held = []
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        for video_wh in sizes:
+            video = Video(tracker, held_clip(bundle.model.image_size, video_wh))
+            video.add(object_id=1, points=[(9, 9)])
+            assert len(list(video.propagate(**options))) == FRAMES
+            contexts = sum(len(tape.engines) for tape in session._recordings._tapes.values())
+            assert contexts > 0
+            held.append((sum(block.nbytes for block in device.live.values()), len(device.events), contexts))
+    assert held[0] == held[-1] == tuple(map(max, *held))
+
+
+@pytest.mark.parametrize("options", [{}, {"throughput": True}])
+def test_a_first_pass_allocates_nothing_but_while_it_begins(bundle, options):
+    """Three results are on their way or held at once; the rest is there before the first frame, however many memories there are later."""
+    device = FakeDevice()
+    session = open_fake(bundle, device, LIMITS)
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        video = Video(tracker, held_clip(bundle.model.image_size))
+        for object_id in range(1, 5):
+            video.add(object_id=object_id, points=[(9 * object_id, 5 * object_id)])
+        asked = []
+        for result in video.propagate(**options):
+            asked.append({call[0] for call in device.log} & {"allocate", "pinned", "event"})
+            device.log.clear()
+            del result
+    assert asked[0] == {"allocate", "pinned", "event"}
+    assert set().union(*asked[1:4]) <= {"pinned", "event"}
+    assert set().union(*asked[4:]) == set()
+    assert len(asked) == FRAMES
 
 
 def test_one_object_that_does_not_fit_is_an_error(bundle):

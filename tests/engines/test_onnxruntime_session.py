@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
+import onnxruntime as ort
 import pytest
 import tiny_graphs as tiny
+from onnx import parser
 
-from trt_track.engines.onnxruntime_session import MAX_CPU_BATCH, OnnxRuntimeSession, cpu_batch
-from trt_track.errors import EngineRunError, TensorMismatchError
+from trt_track.engines.onnxruntime_session import MAX_CPU_BATCH, OnnxRuntimeSession, cpu_batch, run_bound, session_options
+from trt_track.errors import DeviceMemoryError, EngineRunError, TensorMismatchError
 from trt_track.specs import ModelSpec, graph_specs
 
 
@@ -80,6 +84,44 @@ def test_a_failure_inside_the_graph_names_it(session):
     inputs = sum_inputs() | {"page": np.array([[0, 7], [1, 1]], np.int32)}
     with pytest.raises(EngineRunError, match="'memory_sum' failed"):
         session.run("memory_sum", inputs, {"total": session.empty((2, 8, 4, 4), "float16")})
+
+
+def huge_array():
+    """A graph that asks for 32 TiB, bound."""
+    model = parser.parse_model('<ir_version: 10, opset_import: ["" : 20]> huge (int64[N] n) => (float[M] y) { y = ConstantOfShape(n) }')
+    engine = ort.InferenceSession(model.SerializeToString(), session_options(threads=1), providers=["CPUExecutionProvider"])
+    binding = engine.io_binding()
+    binding.bind_cpu_input("n", np.array([1 << 43]))
+    binding.bind_output("y")
+    return engine, binding
+
+
+def test_a_shortage_of_memory_is_told_from_other_failures():
+    engine, binding = huge_array()
+    with pytest.raises(DeviceMemoryError, match=r"graph 'huge' failed in ONNX Runtime: .*Failed to allocate memory"):
+        run_bound("huge", engine, binding)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), DeviceMemoryError),
+        (RuntimeError("... bfc_arena.cc:376 Available memory of 77 is smaller than requested bytes of 99"), DeviceMemoryError),
+        (RuntimeError("Non-zero status\nCUDA failure 2: out of memory ; GPU=0 ; hostname=here"), DeviceMemoryError),
+        (RuntimeError("CUDNN failure 4002: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), DeviceMemoryError),
+        (RuntimeError("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"), DeviceMemoryError),
+        (RuntimeError("CudaMempoolArena::Alloc: cudaMallocFromPoolAsync failed: 2"), DeviceMemoryError),
+        (RuntimeError("CUDA failure 700: an illegal memory access was encountered"), EngineRunError),
+        (RuntimeError("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED"), EngineRunError),
+    ],
+)
+def test_what_the_libraries_say_of_memory(error, kind):
+    def fail(*_):
+        raise error
+
+    with pytest.raises(EngineRunError, match="graph 'any' failed in ONNX Runtime") as raised:
+        run_bound("any", SimpleNamespace(run_with_iobinding=fail), None)
+    assert type(raised.value) is kind
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path):

@@ -1,9 +1,10 @@
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_graphs as tiny
-from fake_gpu import FakeDevice, GpuMisuseError
+from fake_gpu import FakeBlock, FakeDevice, GpuMisuseError
 from fake_tensorrt import FakeEngine, FakeTensorRT
 
 from trt_track.engines.device_memory import DeviceArray, UploadRing
@@ -319,6 +320,38 @@ def test_a_failure_while_closing_still_frees(bundle, tensorrt, device):
     assert device.closed == 1
 
 
+def test_nothing_that_holds_gpu_memory_outlives_a_session(bundle, tensorrt, device):
+    session = TensorRTSession(bundle, device=device, tensorrt=tensorrt)
+    arrays = sum_arrays(session)[:2]
+    for _ in range(4):
+        session.recorded(("anybody",), lambda: session.run("memory_sum", *arrays))
+    contexts = [weakref.ref(context) for context in (*tensorrt.contexts.values(), *tensorrt.recorded)]
+    tensorrt.contexts.clear()
+    tensorrt.recorded.clear()
+    session.close()
+    assert [one() for one in contexts if one() is not None] == []
+    assert session._engines == {}
+    assert tensorrt.closed == 1
+
+
+@pytest.mark.parametrize("failing", [0, 3, -1])
+def test_what_cannot_be_freed_leaves_nothing_else_behind(bundle, tensorrt, device, monkeypatch, failing):
+    session = TensorRTSession(bundle, device=device, tensorrt=tensorrt)
+    session.run("memory_sum", *sum_arrays(session)[:2])
+    spoilt = list(device.live)[failing]
+
+    def close(block):
+        if block.pointer == spoilt:
+            raise EngineRunError("this one stays")
+        device.give_back(block)
+
+    monkeypatch.setattr(FakeBlock, "close", close)
+    with pytest.raises(EngineRunError, match="this one stays"):
+        session.close()
+    assert list(device.live) == [spoilt]
+    assert (device.closed, tensorrt.closed) == (1, 1)
+
+
 def test_a_failure_while_opening_frees_what_was_made(bundle, tensorrt, device):
     (bundle.folder / "engines" / "tensorrt-rtx-1.2.3" / "sm89" / "upscale.engine").write_bytes(b"plan of upscalE")
     with pytest.raises(EngineMismatchError, match=r"upscale\.engine was changed"):
@@ -338,15 +371,22 @@ def test_the_upload_ring_waits_before_it_reuses_memory(device):
     device.log.clear()
     source = np.arange(200, dtype=np.uint8)
     ring.upload(block.pointer, source)
-    assert device.log == [("copy", 64), ("wait",), ("copy", 64), ("wait",), ("copy", 64), ("wait",), ("copy", 8)]
+    assert device.log == [("copy", 64), ("copy", 64), ("wait",), ("copy", 64), ("wait",), ("copy", 8)]
     source[:] = 0
     device.synchronize()
     np.testing.assert_array_equal(block.memory[:200], np.arange(200))
 
 
+def test_the_upload_ring_waits_for_nothing_that_was_copied_meanwhile():
+    device = FakeDevice(eager=(Lane.UPLOAD,))
+    ring = UploadRing(device, Lane.UPLOAD, half_bytes=64)
+    ring.upload(device.allocate(1000).pointer, np.arange(200, dtype=np.uint8))
+    assert [call for call in device.log if call[0] == "wait"] == []
+
+
 def test_the_upload_ring_would_overwrite_what_it_does_not_wait_for(device, monkeypatch):
     ring = UploadRing(device, Lane.TRACK, half_bytes=64)
-    monkeypatch.setattr(device, "wait", lambda event: None)
+    monkeypatch.setattr(device, "happened", lambda event: True)
     with pytest.raises(GpuMisuseError, match="pinned memory is written while a copy is on its way"):
         ring.upload(device.allocate(1000).pointer, np.arange(200, dtype=np.uint8))
 

@@ -1,4 +1,5 @@
 import threading
+import weakref
 from collections import Counter
 from dataclasses import replace
 
@@ -205,6 +206,44 @@ def test_nothing_is_allocated_once_the_first_frame_was_encoded(video, session):
     allocations = session.allocations
     assert len(list(running)) == FRAMES - 2
     assert session.allocations == allocations
+
+
+class RememberingSession(FakeSession):
+    """Knows which of its arrays somebody still holds."""
+
+    def empty(self, shape, dtype):
+        array = super().empty(shape, dtype)
+        self.made = [*getattr(self, "made", ()), weakref.ref(array)]
+        return array
+
+    @property
+    def held_bytes(self):
+        return sum(array().nbytes for array in self.made if array() is not None)
+
+
+def test_arrays_of_a_video_go_when_one_of_another_size_comes():
+    session, held = RememberingSession(), []
+    with Tracker(session, MODEL) as tracker:
+        for number in (9, *range(9), 9):
+            with tracker.steps((20 + number, 15), keep_logits=False, together=False) as steps:
+                with tracker.steps((20 + number, 15), keep_logits=False, together=True) as others:
+                    assert others is not steps
+                held.append(session.held_bytes)
+            del steps, others
+        with tracker.steps((29, 15), keep_logits=False, together=False) as again:
+            assert session.held_bytes == held[-1]  # one of the same size has its buffers made already
+    assert held[0] == held[-1] == max(held) > 0
+    del again
+    assert session.held_bytes == 0
+
+
+def test_buffers_that_are_in_use_stay_while_a_video_of_another_size_is_tracked():
+    session = RememberingSession()
+    with Tracker(session, MODEL) as tracker, tracker.steps((20, 15), keep_logits=False, together=False) as steps:
+        with tracker.steps((30, 15), keep_logits=False, together=False):
+            assert steps.conditioned.shape[1:] == (16, 4, 4)
+        with tracker.steps((40, 15), keep_logits=False, together=False):
+            assert all(slot.image["embed"].size for slot in steps.slots)
 
 
 class TestLatePrompts:

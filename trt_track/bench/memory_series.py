@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from trt_track.engines.host_memory import host_memory
+from trt_track.engines.nvml_door import first_gpu
+from trt_track.errors import BackendError
 
 UsedBytes = Callable[[], int | None]
 """Tells what is in use of a device's memory, by whomever; None where that is not known."""
@@ -43,20 +45,12 @@ def device_meter(fallback: UsedBytes) -> Iterator[UsedBytes]:
         try:
             pynvml.nvmlInit()
             stack.callback(pynvml.nvmlShutdown)
-            handle = _first_gpu(pynvml)
+            handle = first_gpu(pynvml)
             pynvml.nvmlDeviceGetMemoryInfo(handle)
-        except pynvml.NVMLError:  # no driver, or one that does not tell of a part of a GPU
+        except (pynvml.NVMLError, BackendError):  # no driver, or one that does not tell of a part of a GPU, or of which of several
             yield fallback
             return
         yield lambda: int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-
-
-def _first_gpu(pynvml: Any) -> Any:
-    """Return the GPU that CUDA calls the first one."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
-    if first.startswith(("GPU-", "MIG-")):
-        return pynvml.nvmlDeviceGetHandleByUUID(first)
-    return pynvml.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
 
 
 @dataclass

@@ -6,13 +6,13 @@ It waits for the device after every one, so the speed of a loop around it is no 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from trt_track.engines.session import Fetched, Session
+from trt_track.engines.session import Fetched, Key, Session
 
 if TYPE_CHECKING:
     from trt_track.runtime.frames import Frame, VideoInfo
@@ -109,7 +109,7 @@ class TimedSession:
         with self._waited(graph):
             self._session.run(graph, inputs, outputs)
 
-    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+    def recorded(self, key: Key, body: Callable[[], None]) -> None:
         """Call the body every time: graphs that are launched as one have no times of their own."""
         body()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,15 +17,22 @@ try:
     from cuda.bindings import driver
     from cuda.core import Device, LaunchConfig, LegacyPinnedMemoryResource, Program, ProgramOptions, StreamOptions, launch
 except ImportError as missing:
-    raise BackendError(f"cuda-core is not installed ({missing}): pip install 'trt-track[rtx]' or 'trt-track[tensorrt]'") from missing
+    raise BackendError(
+        f"cuda-core is not installed ({missing}): pip install 'trt-track[rtx]', [tensorrt] or, for onnxruntime-cuda, [cuda]"
+    ) from missing
 
 
 class _PinnedBytes:
-    """Lends pinned memory to numpy and frees it with the last array that looks into it."""
+    """Lends pinned memory to numpy and frees it with the last array that looks into it, on whichever thread that goes."""
 
-    def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.buffer = buffer
+    def __init__(self, buffer: Any, nbytes: int, context: Any) -> None:
         self.__array_interface__ = {"data": (int(buffer.handle), False), "shape": (nbytes,), "typestr": "|u1", "version": 3}
+        weakref.finalize(self, _free_pinned, buffer, context).atexit = False
+
+
+def _free_pinned(buffer: Any, context: Any) -> None:
+    driver.cuCtxSetCurrent(context)
+    buffer.close()
 
 
 class CudaBlock:
@@ -53,6 +61,8 @@ extern "C" __global__ void scatter_rows(unsigned int* target, const int* rows, c
 _THREADS = 256
 _MOST_BLOCKS = 64
 """Blocks for one row: with four bytes a thread, 64 KiB in one sweep."""
+_BUS_ID_BYTES = 16
+"""`00000000:65:00.0` without and with the zero at its end fits."""
 
 
 def compile_scatter(sm: int) -> Any:
@@ -99,12 +109,22 @@ class CudaDevice:
         with _needs_driver():
             self._device = Device(index)
             self._device.set_current()
+            (self._context,) = _checked(driver.cuCtxGetCurrent(), "asking for the context")
             # Streams that wait for nobody: the default stream would serialise all others with it.
             self._streams = {lane: self._device.create_stream(options=StreamOptions(nonblocking=True)) for lane in Lane}
             self._pinned = LegacyPinnedMemoryResource()
         self._handles = {lane: int(stream.handle) for lane, stream in self._streams.items()}
-        self._events: list[Any] = []
+        self._events: dict[int, Any] = {}
         self._scatter: Any = None
+
+    def load_kernels(self) -> None:
+        """Compile and load the kernel that is ours, so that it need not be done in the loop.
+
+        Raises:
+            BackendError: NVRTC, CUDA's compiler library, is missing or refuses.
+        """
+        if self._scatter is None:
+            self._scatter = compile_scatter(self.gpu.sm).get_kernel("scatter_rows")
 
     @property
     def gpu(self) -> Gpu:
@@ -112,6 +132,14 @@ class CudaDevice:
         free_bytes, total_bytes = _checked(driver.cuMemGetInfo(), "asking for the free memory")
         major, minor = self._device.compute_capability
         return Gpu(str(self._device.name), 10 * major + minor, int(free_bytes), int(total_bytes))
+
+    def make_current(self) -> None:
+        """Make the GPU current on the calling thread.
+
+        Raises:
+            EngineRunError: CUDA refuses.
+        """
+        _checked(driver.cuCtxSetCurrent(self._context), "making the GPU current")
 
     def stream(self, lane: Lane) -> int:
         """Return the handle of a lane's stream."""
@@ -121,11 +149,14 @@ class CudaDevice:
         """Allocate GPU memory, in order with a lane.
 
         Raises:
-            EngineRunError: there is not enough.
+            DeviceMemoryError: there is not enough.
+            EngineRunError: CUDA failed.
         """
         try:
             return CudaBlock(self._device.allocate(max(1, nbytes), stream=self._streams[lane]))
         except Exception as error:  # cuda.core has its own type and passes others through
+            if "OUT_OF_MEMORY" not in str(error):
+                raise EngineRunError(f"allocating {nbytes} bytes of GPU memory failed: CUDA: {' '.join(str(error).split())}") from error
             gpu = self.gpu
             left = f"{gpu.free_bytes / 2**20:.0f} of {gpu.total_bytes / 2**20:.0f} MiB are free on {gpu.name}"
             raise DeviceMemoryError(f"{nbytes / 2**20:.0f} MiB of GPU memory asked for, {left}: lower the limits ({error})") from error
@@ -133,7 +164,7 @@ class CudaDevice:
     def pinned(self, nbytes: int) -> np.ndarray:
         """Allocate pinned host memory: (nbytes,) uint8."""
         with _runs("allocating pinned memory"):
-            return np.asarray(_PinnedBytes(self._pinned.allocate(max(1, nbytes)), nbytes))
+            return np.asarray(_PinnedBytes(self._pinned.allocate(max(1, nbytes)), nbytes, self._context))
 
     def copy(self, target: int, source: int, nbytes: int, lane: Lane) -> None:
         """Copy between two addresses; CUDA knows by the address which memory it is."""
@@ -142,8 +173,7 @@ class CudaDevice:
     def scatter(self, target: int, rows: int, source: int, shape: tuple[int, int], lane: Lane) -> None:
         """Copy rows to where an array of indices says."""
         count, nbytes = shape
-        if self._scatter is None:
-            self._scatter = compile_scatter(self.gpu.sm).get_kernel("scatter_rows")
+        self.load_kernels()
         words = nbytes // 4
         grid = (min(_MOST_BLOCKS, -(-words // _THREADS)), count)
         with _runs("scattering rows"):
@@ -157,8 +187,12 @@ class CudaDevice:
         """Return an event that has happened; who waits for it sleeps instead of keeping a core busy."""
         flags = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING | driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
         (event,) = _checked(driver.cuEventCreate(flags), "making an event")
-        self._events.append(event)
+        self._events[int(event)] = event
         return event
+
+    def destroy(self, event: Any) -> None:
+        """Give an event back that nothing waits for."""
+        _checked(driver.cuEventDestroy(self._events.pop(int(event))), "destroying an event")
 
     def record(self, event: Any, lane: Lane) -> None:
         """Let an event happen when everything asked for so far on a lane is done."""
@@ -167,6 +201,14 @@ class CudaDevice:
     def after(self, event: Any, lane: Lane) -> None:
         """Let what is asked for next on a lane wait for an event, as last recorded."""
         _checked(driver.cuStreamWaitEvent(self._handles[lane], event, 0), "ordering two streams")
+
+    def happened(self, event: Any) -> bool:
+        """Tell whether an event, as last recorded, has happened, without waiting for it."""
+        (status,) = answer = driver.cuEventQuery(event)
+        if status == driver.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        _checked(answer, "work on the GPU")
+        return True
 
     def wait(self, event: Any) -> None:
         """Wait on the host for an event."""
@@ -209,12 +251,17 @@ class CudaDevice:
         _checked(driver.cuGraphLaunch(recording.graph, self._handles[lane]), "launching a CUDA graph")
 
     def close(self) -> None:
-        """Give streams and events back."""
-        for event in self._events:
+        """Give streams and events back, and what the device's pool holds for later: cuda.core has it keep all memory that was freed."""
+        for event in self._events.values():
             driver.cuEventDestroy(event)
         self._events.clear()
+        for handle in self._handles.values():
+            driver.cuStreamSynchronize(handle)  # memory is freed in order with a stream, and a failure was told before
         for stream in self._streams.values():
             stream.close()
+        status, pool = driver.cuDeviceGetMemPool(self._device.device_id)
+        if status == driver.CUresult.CUDA_SUCCESS:  # a part of a GPU may have no pool
+            driver.cuMemPoolTrimTo(pool, 0)
 
 
 def find_gpu(index: int = 0) -> Gpu:
@@ -228,6 +275,19 @@ def find_gpu(index: int = 0) -> Gpu:
         return device.gpu
     finally:
         device.close()
+
+
+def first_bus_id() -> str:
+    """Return where on the PCI bus the first GPU is, without starting anything on it.
+
+    Raises:
+        BackendError: no driver or no GPU.
+    """
+    with _needs_driver():
+        _checked(driver.cuInit(0), "starting CUDA")
+        (device,) = _checked(driver.cuDeviceGet(0), "looking for a GPU")
+        (name,) = _checked(driver.cuDeviceGetPCIBusId(_BUS_ID_BYTES, device), "asking for the GPU's place")
+    return str(name.partition(b"\0")[0].decode("ascii"))
 
 
 @contextmanager

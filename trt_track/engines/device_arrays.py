@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Self
 
 import numpy as np
@@ -22,8 +23,8 @@ _ALIGNMENT: Final = 64
 class DeviceFetched:
     """Arrays on their way into a piece of pinned memory."""
 
-    def __init__(self, device: Device, pool: DownloadPool, piece: PinnedPiece, sources: Sequence[DeviceArray]) -> None:
-        self._device, self._pool, self._piece, self._sources = device, pool, piece, sources
+    def __init__(self, session: DeviceArrays, piece: PinnedPiece, sources: Sequence[DeviceArray]) -> None:
+        self._session, self._piece, self._sources = session, piece, sources
 
     def arrays(self) -> list[np.ndarray]:
         """Wait for them and return them; they are the caller's own. To be called once.
@@ -31,8 +32,7 @@ class DeviceFetched:
         Raises:
             EngineRunError: something that was asked for before failed.
         """
-        self._device.wait(self._piece.arrived)
-        memory, found = self._pool.lend(self._piece), []
+        memory, found = self._session.arrived(self._piece), []
         for source, start in zip(self._sources, _starts(self._sources), strict=False):
             found.append(memory[start : start + source.nbytes].view(numpy_dtype(source.dtype)).reshape(source.shape))
         return found
@@ -58,9 +58,10 @@ class DeviceArrays:
             BackendError: the driver or the GPU is missing.
         """
         self._device = device or _first_gpu()
-        self._closed = False
+        self._closed = self._finished = False
+        self._entered = threading.local()
         self._lane = Lane.TRACK
-        self._blocks: list[Block] = []
+        self._blocks: dict[int, Block] = {}
         # TensorRT reads inputs that shapes depend on from the host: the last value of every array of one integer, by address.
         self._host_values: dict[int, int] = {}
         self._downloads: dict[int, np.ndarray] = {}
@@ -71,20 +72,40 @@ class DeviceArrays:
         """Allocate an array of zeros in GPU memory.
 
         Raises:
-            EngineRunError: there is not enough, or the session is closed.
+            DeviceMemoryError: there is not enough.
+            EngineRunError: the session is closed.
         """
         self._check_open()
         if dtype not in DTYPE_BYTES:
             raise TensorMismatchError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPE_BYTES)}")
         nbytes = DeviceArray(0, shape, dtype).nbytes
         block = self._device.allocate(nbytes, Lane.TRACK)
-        self._blocks.append(block)
+        self._blocks[block.pointer] = block
         if nbytes:
             self._device.zero(block.pointer, nbytes, Lane.TRACK)
         self._device.synchronize()  # from here on it may be used on every lane
         if tuple(shape) == (1,) and dtype in ("int32", "int64"):
             self._host_values[block.pointer] = 0
         return DeviceArray(block.pointer, shape, dtype)
+
+    def free(self, owner: object, arrays: Iterable[DeviceArray], events: Iterable[Any] = ()) -> None:
+        """Give arrays and events back, and forget what was recorded with them; see `Session.free`.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
+        if self._closed:
+            return
+        self._enter()
+        self._device.synchronize()  # on whichever lane they are used
+        self._forget(owner)
+        for array in arrays:
+            end = array.pointer + max(array.nbytes, 1)
+            self._downloads = {place: pinned for place, pinned in self._downloads.items() if not array.pointer <= place < end}
+            self._host_values.pop(array.pointer, None)
+            self._blocks.pop(array.pointer).close()
+        for event in events:
+            self._device.destroy(event)
 
     def upload(self, target: DeviceArray, source: np.ndarray) -> None:
         """Copy a host array into `target` through pinned memory; `source` may be reused at once.
@@ -139,7 +160,20 @@ class DeviceArrays:
             if source.nbytes:
                 self._device.copy(piece.memory[start:].ctypes.data, source.pointer, source.nbytes, self._lane)
         self._device.record(piece.arrived, self._lane)
-        return DeviceFetched(self._device, self._pool, piece, sources)
+        return DeviceFetched(self, piece, sources)
+
+    def arrived(self, piece: PinnedPiece) -> np.ndarray:
+        """Wait for what was fetched into a piece and lend it out; once the session is closed there is nothing left to wait for.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
+        if not self._closed:
+            self._enter()
+            self._device.wait(piece.arrived)
+        elif not self._finished:
+            raise EngineRunError("the session was closed after a failure: its last results are lost, open the tracker again")
+        return self._pool.lend(piece)
 
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         """Copy between two arrays.
@@ -209,34 +243,48 @@ class DeviceArrays:
         """Return None: the library that computes does not say."""
         return None
 
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Do nothing: the library that computes has work space of its own."""
+
     def memory(self) -> MemoryState | None:
         """Return the state of the GPU's memory, whoever holds it: work space that was allocated once is kept."""
+        self._enter()
         gpu = self._device.gpu
         held = gpu.total_bytes - gpu.free_bytes
         return MemoryState(held=held, peak=held, available=gpu.free_bytes)
 
     def _check_open(self) -> None:
-        """Refuse what would write to memory that was given back."""
+        """Refuse what would write to memory that was given back; every call begins here."""
         if self._closed:
             raise EngineRunError("the session is closed: a tracker that was closed cannot go on, open it again")
+        self._enter()
+
+    def _enter(self) -> None:
+        """Make the GPU current on a thread that calls for the first time: a tracker may be opened on one and used on another."""
+        if not hasattr(self._entered, "once"):
+            self._device.make_current()
+            self._entered.once = True
 
     def close(self) -> None:
-        """Wait for the GPU and free everything that the session allocated. Results that were fetched stay valid."""
+        """Wait for the GPU and free everything that the session allocated, whatever of it fails. Results that were fetched stay valid."""
         if self._closed:
             return
         self._closed = True
-        try:
+        with ExitStack() as then:  # the last one first
+            then.callback(self._device.close)
+            then.callback(self._downloads.clear)
+            while self._blocks:
+                then.callback(self._blocks.popitem()[1].close)
+            then.callback(self._free)
+            self._enter()
             self._device.synchronize()
-        finally:
-            self._free()
-            for block in self._blocks:
-                block.close()
-            self._blocks.clear()
-            self._downloads.clear()
-            self._device.close()
+            self._finished = True
 
     def _free(self) -> None:
         """Free what a session has beside arrays."""
+
+    def _forget(self, owner: object) -> None:
+        """Drop what a session recorded for an owner of arrays; nothing of it runs."""
 
     def __enter__(self) -> Self:
         return self
@@ -248,4 +296,10 @@ class DeviceArrays:
 def _first_gpu() -> Device:
     from trt_track.engines.cuda_door import CudaDevice
 
-    return CudaDevice()
+    device = CudaDevice()
+    try:
+        device.load_kernels()
+    except BaseException:
+        device.close()
+        raise
+    return device

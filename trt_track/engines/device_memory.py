@@ -61,6 +61,9 @@ class Device(Protocol):
     def gpu(self) -> Gpu:
         """What the GPU is, and how much of its memory is free now."""
 
+    def make_current(self) -> None:
+        """Make the GPU current on the calling thread. Every thread must do so before it asks for anything; the one that opened it has."""
+
     def stream(self, lane: Lane) -> int:
         """Return the handle of a lane's stream (`cudaStream_t`)."""
 
@@ -90,11 +93,17 @@ class Device(Protocol):
     def event(self) -> Any:
         """Return an event that has happened."""
 
+    def destroy(self, event: Any) -> None:
+        """Give an event back that nothing waits for."""
+
     def record(self, event: Any, lane: Lane) -> None:
         """Let an event happen when everything asked for so far on a lane is done."""
 
     def after(self, event: Any, lane: Lane) -> None:
         """Let what is asked for next on a lane wait for an event, as last recorded."""
+
+    def happened(self, event: Any) -> bool:
+        """Tell whether an event, as last recorded, has happened, without waiting for it."""
 
     def wait(self, event: Any) -> None:
         """Wait on the host for an event."""
@@ -224,11 +233,12 @@ class UploadRing:
             self._device.copy(target + start, slot.ctypes.data, piece.size, self._lane)
 
     def _slot(self, nbytes: int) -> np.ndarray:
-        """Return free pinned memory, waiting only when the other half is still being copied from."""
+        """Return free pinned memory; the host waits only where the other half is still being copied from."""
         if self._used + nbytes > self._halves[self._half].size:
             self._device.record(self._events[self._half], self._lane)
             self._half, self._used = 1 - self._half, 0
-            self._device.wait(self._events[self._half])
+            if not self._device.happened(self._events[self._half]):
+                self._device.wait(self._events[self._half])
         slot = self._halves[self._half][self._used : self._used + nbytes]
         self._used += nbytes + -nbytes % 16
         return slot
@@ -258,20 +268,24 @@ class DownloadPool:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._free: list[PinnedPiece] = []
+        self._taken: dict[int, PinnedPiece] = {}  # a copy may be on its way into them, whoever still waits for it
         self._lent: set[int] = set()  # results may be dropped on any thread: adding and discarding are atomic
 
     def take(self, nbytes: int) -> PinnedPiece:
         """Return a piece of at least this size that nobody uses, the smallest one; where all are too small, one of them makes room."""
         fitting = min((piece for piece in self._free if piece.memory.size >= nbytes), key=lambda piece: piece.memory.size, default=None)
-        if fitting is None:
+        if fitting is not None:
+            self._free.remove(fitting)
+        else:
             if self._free:
-                self._free.pop()
-            return PinnedPiece(self._device, nbytes)
-        self._free.remove(fitting)
+                self._device.destroy(self._free.pop().arrived)
+            fitting = PinnedPiece(self._device, nbytes)
+        self._taken[id(fitting)] = fitting
         return fitting
 
     def lend(self, piece: PinnedPiece) -> np.ndarray:
         """Return what arrived in a piece, (nbytes,) uint8; the piece comes back by itself when no array looks into it any more."""
+        del self._taken[id(piece)]
         if len(self._lent) >= MOST_LENT:
             copy = np.array(piece.memory)
             self._give_back(piece)

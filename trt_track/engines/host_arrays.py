@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from trt_track.engines.numpy_dtypes import numpy_dtype
-from trt_track.engines.session import Lane
+from trt_track.engines.session import Key, Lane
 
 
 class HostFetched:
@@ -31,6 +31,9 @@ class HostArrays:
         """Allocate an array of zeros."""
         return np.zeros(tuple(shape), numpy_dtype(dtype))
 
+    def free(self, owner: object, arrays: Iterable[np.ndarray], events: Iterable[None] = ()) -> None:
+        """Do nothing: an array goes when nobody holds it."""
+
     def upload(self, target: np.ndarray, source: np.ndarray) -> None:
         """Copy `source` into `target`."""
         np.copyto(target, source, casting="no")
@@ -52,13 +55,16 @@ class HostArrays:
         for row, item in zip(rows.tolist(), source, strict=True):
             np.copyto(target[row], item, casting="no")
 
-    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+    def recorded(self, key: Key, body: Callable[[], None]) -> None:
         """Do what `body` asks for: on the host nothing is gained from a recording."""
         body()
 
     def work_space(self, sizes: Mapping[str, int]) -> int | None:
         """Return None: the library that computes does not say."""
         return None
+
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Do nothing: the library that computes has work space of its own."""
 
     def on(self, lane: Lane) -> AbstractContextManager[None]:
         """Change nothing: there is one lane."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -12,12 +14,30 @@ import onnxruntime as ort
 from trt_track.engines.bound_engine import Arrays
 from trt_track.engines.device_arrays import DeviceArrays
 from trt_track.engines.device_memory import Device
-from trt_track.engines.onnxruntime_session import ELEMENT, MAX_CPU_BATCH, given_array, load_graph, run_bound, session_options
+from trt_track.engines.onnxruntime_session import ELEMENT, given_array, load_graph, run_bound, session_options
 from trt_track.engines.session import Lane, home_lane
 from trt_track.errors import BackendError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
+_log = logging.getLogger(__name__)
+
 PROVIDER: Final = "CUDAExecutionProvider"
+_CPU_PROVIDER: Final = "CPUExecutionProvider"
+_SETTINGS: Final = {
+    "device_id": "0",
+    "use_tf32": "0",  # FP32 means FP32: TF32 keeps 10 bits
+    "cudnn_conv_algo_search": "HEURISTIC",  # the exhaustive search would begin anew for every number of objects
+    "arena_extend_strategy": "kSameAsRequested",  # the arena grows to powers of two otherwise, which takes memory from larger batches
+}
+_SIZE_OPERATORS: Final = frozenset(
+    {
+        *("Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Gather", "Greater", "Max", "Min", "Mul", "Range"),
+        *("Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where"),
+    }
+)
+"""What sizes are computed with."""
+_ANY_BATCH: Final = 1 << 16
+"""As many objects as the limits and the memory allow."""
 Load: TypeAlias = Callable[[str, Path, int], Any]
 """From a graph's name, its ONNX file and the handle of a CUDA stream to an `InferenceSession`."""
 
@@ -32,12 +52,27 @@ def load_cuda_graph(name: str, path: Path, stream: int) -> ort.InferenceSession:
     if PROVIDER not in ort.get_available_providers():
         raise BackendError("this ONNX Runtime knows no CUDA: pip uninstall onnxruntime, then pip install onnxruntime-gpu")
     ort.preload_dlls()  # CUDA and cuDNN of pip's packages, if they are there
-    # FP32 means FP32: TF32 keeps 10 bits. The heuristic search: the exhaustive one would begin anew for every number of objects.
-    settings = {"device_id": "0", "user_compute_stream": str(stream), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    loaded = load_graph(name, path, session_options(threads=1), [(PROVIDER, settings), "CPUExecutionProvider"])
+    options = session_options(threads=1)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    loaded = load_graph(name, path, options, [(PROVIDER, {**_SETTINGS, "user_compute_stream": str(stream)}), _CPU_PROVIDER])
     if PROVIDER not in loaded.get_providers():
-        raise BackendError("ONNX Runtime cannot load its CUDA provider: pip install 'onnxruntime-gpu[cuda,cudnn]'")
+        raise BackendError("ONNX Runtime cannot load its CUDA provider: pip install 'trt-track[cuda]'")
+    if strays := cpu_operators(loaded):
+        told = ", ".join(f"{count} {operator}" for operator, count in strays.items())
+        _log.warning("graph %s: ONNX Runtime has no CUDA kernels for %s: they run on the CPU, with copies there and back", name, told)
     return loaded
+
+
+def cpu_operators(loaded: Any) -> Counter[str]:
+    """Count what ONNX Runtime placed on the CPU, by operator, without what computes sizes and belongs there.
+
+    It says so only of sessions that were made to record it, from version 1.24 on. To have it refuse instead
+    (`session.disable_cpu_ep_fallback`) is not possible: the sizes in our graphs are computed on the CPU by its own rule.
+    """
+    if not hasattr(loaded, "get_provider_graph_assignment_info"):
+        return Counter()
+    parts = [part for part in loaded.get_provider_graph_assignment_info() if part.ep_name == _CPU_PROVIDER]
+    return Counter(node.op_type for part in parts for node in part.get_nodes() if node.op_type not in _SIZE_OPERATORS)
 
 
 class OnnxRuntimeCudaSession(DeviceArrays):
@@ -48,7 +83,7 @@ class OnnxRuntimeCudaSession(DeviceArrays):
 
     backend = "onnxruntime-cuda"
     version: str = ort.__version__
-    max_batch = MAX_CPU_BATCH  # graphs in FP32 keep attention scores in memory, 471 MB for an object at 1024 px
+    max_batch = _ANY_BATCH  # in FP32 an object's attention scores take 471 MB at 1024 px: where memory is short, batches get smaller
     max_objects: int | None = None
     max_frames: int | None = None
     max_video_side: int | None = None
@@ -83,6 +118,7 @@ class OnnxRuntimeCudaSession(DeviceArrays):
 
         Raises:
             TensorMismatchError: a name, shape or dtype is not the contract's.
+            DeviceMemoryError: there is not enough memory for it.
             EngineRunError: ONNX Runtime failed, or the session is closed.
         """
         self._check_open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,7 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKern
 from trt_track.engines.bfloat16_form import rewrite_bfloat16
 from trt_track.engines.host_arrays import HostArrays
 from trt_track.engines.host_memory import MemoryState, host_memory
-from trt_track.errors import EngineRunError, TensorMismatchError
+from trt_track.errors import DeviceMemoryError, EngineRunError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,12 @@ _SCORES: Final = 64 << 20
 """Bytes of attention scores that a call for several objects may have: above, it is slower than one call for each."""
 _MEMORY_FRAMES: Final = 7
 """Memories that a tracked object attends to, for the estimate of its scores."""
+
+_SHORTAGE: Final = re.compile(
+    r"[Ff]ailed to allocate memory for requested buffer|is smaller than requested bytes|out of memory|bad_alloc"
+    r"|cudaMallocFromPoolAsync failed|ALLOC(ATION)?_FAILED"
+)
+"""How ONNX Runtime's arenas, CUDA and the libraries on top of it say that there is not enough memory; no status of its own means that."""
 
 ELEMENT: dict[str, Any] = {name: np.dtype(name).type for name in ("uint8", "bool", "float16", "int32", "float32", "int64")}
 ELEMENT["bfloat16"] = 16  # numpy has none: ONNX's number
@@ -96,12 +103,15 @@ def run_bound(graph: str, engine: Any, binding: Any, *options: ort.RunOptions) -
     """Run a loaded graph on what is bound.
 
     Raises:
+        DeviceMemoryError: there is not enough memory for it.
         EngineRunError: ONNX Runtime failed; the message calls it `graph`.
     """
     try:
         engine.run_with_iobinding(binding, *options)
     except Exception as error:  # see load_graph
-        raise EngineRunError(f"graph {graph!r} failed in ONNX Runtime: {first_line(error)}") from error
+        short = isinstance(error, MemoryError) or _SHORTAGE.search(str(error))
+        kind = DeviceMemoryError if short else EngineRunError
+        raise kind(f"graph {graph!r} failed in ONNX Runtime: {first_line(error)}") from error
 
 
 def cpu_batch(specs: Mapping[str, GraphSpec]) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from trt_track.engines.bound_engine import BoundEngine
 from trt_track.engines.device_memory import Device, Recording, Workspace
-from trt_track.engines.session import Lane
-from trt_track.errors import EngineRunError
+from trt_track.engines.session import Key, Lane
+from trt_track.errors import DeviceMemoryError, EngineRunError
 
 _log = logging.getLogger(__name__)
+
+Place: TypeAlias = tuple[Lane, Key]
+"""Where a sequence is asked for, and its name."""
 
 RARE: Final = 2
 """Times that a sequence is simply done. While an object's memory fills, every frame has sizes of its own, which do not come again."""
@@ -60,7 +63,7 @@ class Recordings:
         self._device, self._open, self._workspaces = device, open_engine, workspaces
         self.frames = 1
         """Frames of one call of the encoder."""
-        self._tapes: OrderedDict[Hashable, Tape] = OrderedDict()
+        self._tapes: OrderedDict[Place, Tape] = OrderedDict()
         self._tape: Tape | None = None
         self._lane = Lane.TRACK
         self._position = 0
@@ -78,14 +81,14 @@ class Recordings:
         self._position += 1
         return engine
 
-    def play(self, key: Hashable, lane: Lane, body: Callable[[], None]) -> None:
+    def play(self, key: Key, lane: Lane, body: Callable[[], None]) -> None:
         """Do a sequence: call `body`, or launch what was recorded of it.
 
         Raises:
             EngineRunError: the engines failed.
         """
-        tape = self._tapes.setdefault(key, Tape())
-        self._tapes.move_to_end(key)
+        tape = self._tapes.setdefault((lane, key), Tape())
+        self._tapes.move_to_end((lane, key))
         tape.times += 1
         if len(self._tapes) > MOST_COUNTED:
             self._forget(next(iter(self._tapes)))
@@ -98,24 +101,39 @@ class Recordings:
             self._forget_oldest()
 
     def _record(self, tape: Tape, lane: Lane, body: Callable[[], None]) -> None:
-        """Prepare a sequence with contexts of its own, or record what was prepared and launch it."""
+        """Prepare a sequence with contexts of its own, or record what was prepared and launch it; simply do it where that is refused.
+
+        Raises:
+            DeviceMemoryError: there is no memory for it, recorded or not.
+            EngineRunError: the engines failed.
+        """
         prepared = bool(tape.engines) and tape.recording is None and tape.workspace == self._workspaces[lane].place
         tape.erase()
-        if not prepared or not all(engine.can_be_recorded(self._device.stream(lane)) for _, engine in tape.engines):
-            with self._using(tape, lane):
-                body()
-            tape.workspace = self._workspaces[lane].place
-            return
         try:
-            with self._using(tape, lane), self._device.capture(lane) as recorded:
-                body()
-            tape.recording = recorded()
+            if prepared and all(engine.can_be_recorded(self._device.stream(lane)) for _, engine in tape.engines):
+                with self._using(tape, lane), self._device.capture(lane) as recorded:
+                    body()
+                tape.recording = recorded()
+            else:
+                with self._using(tape, lane):
+                    body()
+                tape.workspace = self._workspaces[lane].place
+        except DeviceMemoryError:
+            raise
         except EngineRunError as error:
-            _log.warning("not recorded as a CUDA graph, which makes it slower but not wrong: %s", error)
-            tape.refused = True
+            self._refuse(tape, error)
             body()
         else:
-            self._device.launch(tape.recording, lane)
+            if tape.recording is not None:
+                self._device.launch(tape.recording, lane)
+
+    def _refuse(self, tape: Tape, error: EngineRunError) -> None:
+        """Give up on a sequence for good, and its contexts, once nothing runs in them."""
+        _log.warning("not recorded as a CUDA graph, which makes it slower but not wrong: %s", error)
+        tape.refused = True
+        self._device.synchronize()
+        tape.erase()
+        tape.engines.clear()
 
     @contextmanager
     def _using(self, tape: Tape, lane: Lane) -> Iterator[None]:
@@ -127,12 +145,17 @@ class Recordings:
 
     def _forget_oldest(self) -> None:
         """Keep no more recordings than `MOST` says; the device is idle when contexts go, as what runs must not lose them."""
-        held = [key for key, tape in self._tapes.items() if tape.engines]
+        held = [place for place, tape in self._tapes.items() if tape.engines]
         if len(held) > MOST * self.frames:
             self._forget(held[0])
 
-    def _forget(self, key: Hashable) -> None:
-        tape = self._tapes.pop(key)
+    def forget(self, owner: object) -> None:
+        """Drop every sequence of an owner of arrays."""
+        for place in [place for place in self._tapes if place[1][0] is owner]:
+            self._forget(place)
+
+    def _forget(self, place: Place) -> None:
+        tape = self._tapes.pop(place)
         if tape.engines:
             self._device.synchronize()
         tape.erase()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import IntEnum
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 
 from trt_track.engines.host_memory import MemoryState
 from trt_track.specs import GraphSpec
+
+Key: TypeAlias = tuple[Hashable, ...]
+"""Names a sequence of work. Its first item is the owner, whom `Session.free` is told."""
 
 
 class Lane(IntEnum):
@@ -51,13 +54,15 @@ class Fetched(Protocol):
     def arrays(self) -> list[np.ndarray]:
         """Wait for them and return them, in the order they were asked for; they are the caller's own. To be called once.
 
+        What had arrived when the session was closed can be taken all the same.
+
         Raises:
             EngineRunError: something that was asked for before failed.
         """
 
 
 class Session(Protocol):
-    """Runs the graphs of one bundle on one device. Not thread-safe: one loop drives it.
+    """Runs the graphs of one bundle on one device. Not thread-safe: one loop drives it, on any thread.
 
     Work is asked for on the current lane (`on`), which is `Lane.TRACK` outside of it.
     """
@@ -82,7 +87,23 @@ class Session(Protocol):
     """Pixels that a side of the video may have at most, None for any number."""
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
-        """Allocate an array of zeros in the session's memory. Called when a tracker opens, never in its loop."""
+        """Allocate an array of zeros in the session's memory. Called when a tracker opens, never in its loop.
+
+        Raises:
+            DeviceMemoryError: there is not enough.
+        """
+
+    def free(self, owner: object, arrays: Iterable[Any], events: Iterable[Any] = ()) -> None:
+        """Wait for everything asked for so far, then give back what nobody will use any more; a closed session has done so already.
+
+        Args:
+            owner: whose recordings are forgotten, see `recorded`.
+            arrays: of `empty`, as they were returned.
+            events: of `event`.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
 
     def upload(self, target: Any, source: np.ndarray) -> None:
         """Copy a host array into `target`; `source` may be reused at once."""
@@ -116,11 +137,12 @@ class Session(Protocol):
             EngineRunError: the engine failed.
         """
 
-    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+    def recorded(self, key: Key, body: Callable[[], None]) -> None:
         """Do what `body` asks for: a fixed sequence of `run`, `copy` and `scatter` on the current lane.
 
-        Every call with the same key must ask for the same, with arrays at the same places: a GPU records the sequence when it has come up
-        often enough and launches it as one from then on, without calling `body`.
+        The key begins with the owner of the arrays that are used. Every call with the same key must ask for the same, with arrays at the
+        same places: a GPU records the sequence when it has come up often enough and launches it as one from then on, without calling
+        `body`.
         """
 
     def on(self, lane: Lane) -> AbstractContextManager[None]:
@@ -140,6 +162,13 @@ class Session(Protocol):
 
         Args:
             sizes: of the largest runs: the named sizes of the inputs, and by their names the values of inputs that are sizes themselves.
+        """
+
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Take the work space of the largest runs now, so that none is taken in the loop; as far as it is known and there is room.
+
+        Args:
+            sizes: as for `work_space`.
         """
 
     def memory(self) -> MemoryState | None:

@@ -62,6 +62,9 @@ class TensorRT(Protocol):
     def kernels(self) -> bytes | None:
         """Return the kernels that were compiled on this machine so far; None where TensorRT compiles or keeps none."""
 
+    def close(self) -> None:
+        """Free the runtime and its kernels, once nothing holds its engines."""
+
 
 def import_tensorrt(flavour: str) -> ModuleType:
     """Import one flavour of TensorRT.
@@ -175,6 +178,10 @@ class TensorRTRuntime:
         """Return the kernels compiled so far, None where there are none."""
         memory = None if self._kernels is None else self._kernels.serialize()
         return bytes(memoryview(memory)) if memory is not None and memory.nbytes else None
+
+    def close(self) -> None:
+        """Let go of the runtime and of its kernels: TensorRT frees them with their last holder."""
+        self._kernels = self.runtime = None
 
     def host_inputs(self, engine: Any) -> frozenset[str]:
         """Return the inputs whose values TensorRT reads on the host."""

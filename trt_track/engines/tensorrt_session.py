@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 from trt_track.engines.bound_engine import Arrays, BoundEngine
 from trt_track.engines.bundle import Bundle
@@ -13,9 +15,9 @@ from trt_track.engines.device_memory import Device, Workspace
 from trt_track.engines.engine_record import EngineFolder, find_engines
 from trt_track.engines.kernel_file import KernelFile
 from trt_track.engines.recordings import Recordings
-from trt_track.engines.session import Lane, home_lane
+from trt_track.engines.session import Key, Lane, home_lane
 from trt_track.engines.tensorrt_door import TensorRT, TensorRTRuntime
-from trt_track.errors import TensorMismatchError
+from trt_track.errors import DeviceMemoryError, TensorMismatchError
 from trt_track.specs import GraphSpec
 
 _log = logging.getLogger(__name__)
@@ -42,11 +44,14 @@ class TensorRTSession(DeviceArrays):
         """
         super().__init__(device)
         self._workspaces = {lane: Workspace(self._device, lane) for lane in Lane}
+        self._engines: dict[str, Any] = {}
         self._graphs: dict[tuple[str, Lane], BoundEngine] = {}
+        self._held = ExitStack()  # what is closed last
         self._kernels: KernelFile | None = None
         self._recordings = Recordings(self._device, partial(self._open, recorded=True), self._workspaces)
         try:
             self._tensorrt: TensorRT = tensorrt or TensorRTRuntime(flavour)
+            self._held.callback(self._tensorrt.close)
             engines = find_engines(bundle, flavour=flavour, version=self._tensorrt.version, sm=self._device.gpu.sm)
             self.backend, self.version, self.device = flavour, self._tensorrt.version, self._device.gpu.name
             self.specs: Mapping[str, GraphSpec] = bundle.specs
@@ -56,7 +61,8 @@ class TensorRTSession(DeviceArrays):
             self.max_frames: int | None = frames
             self.max_video_side: int | None = _largest_side(engines)
             self._recordings.frames = frames
-            self._engines = {name: self._tensorrt.load_engine(engines.read_plan(bundle, name), name) for name in bundle.specs}
+            for name in bundle.specs:
+                self._engines[name] = self._tensorrt.load_engine(engines.read_plan(bundle, name), name)
             kernels = KernelFile.of(engines, self.device)
             if content := kernels.read():
                 self._tensorrt.restore_kernels(content)
@@ -89,14 +95,14 @@ class TensorRTSession(DeviceArrays):
         loaded.bind(inputs, outputs, self._host_values)
         loaded.enqueue(self._device.stream(self._lane))
 
-    def recorded(self, key: Hashable, body: Callable[[], None]) -> None:
+    def recorded(self, key: Key, body: Callable[[], None]) -> None:
         """Do what `body` asks for, as one launch once it has come up a few times; see `Session.recorded`.
 
         Raises:
             EngineRunError: TensorRT refused, or the session is closed.
         """
         self._check_open()
-        self._recordings.play((self._lane, key), self._lane, body)
+        self._recordings.play(key, self._lane, body)
 
     def work_space(self, sizes: Mapping[str, int]) -> int | None:
         """Return the bytes that the graphs would take to work in, beyond what they hold; see `Session.work_space`.
@@ -106,17 +112,43 @@ class TensorRTSession(DeviceArrays):
             EngineRunError: TensorRT cannot tell, or the session is closed.
         """
         self._check_open()
+        return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in self._needs(sizes).items())
+
+    def reserve(self, sizes: Mapping[str, int]) -> None:
+        """Let the work spaces grow to what the largest runs need; see `Session.reserve`.
+
+        Where there is no room, runs try again with what they need themselves.
+
+        Raises:
+            TensorMismatchError: a size is not what the engines were built for.
+            EngineRunError: TensorRT cannot tell, or the session is closed.
+        """
+        self._check_open()
+        for lane, nbytes in self._needs(sizes).items():
+            try:
+                self._workspaces[lane].grow(nbytes)
+            except DeviceMemoryError as error:
+                _log.info("work space is taken as it is needed: %s", error)
+
+    def _needs(self, sizes: Mapping[str, int]) -> dict[Lane, int]:
+        """Return the bytes that the contexts of each lane would take to work in."""
         needs: dict[Lane, int] = {}
         for (_, lane), engine in self._graphs.items():
             needs[lane] = max(needs.get(lane, 0), engine.needed_bytes(sizes))
-        return sum(max(0, nbytes - self._workspaces[lane].nbytes) for lane, nbytes in needs.items())
+        return needs
 
     def _free(self) -> None:
-        self._keep_kernels()
-        self._recordings.close()
-        self._graphs.clear()
-        for workspace in self._workspaces.values():
-            workspace.close()
+        """Free recordings and contexts, then engines, then what they worked in and the runtime that loaded them."""
+        with self._held as then:
+            for workspace in self._workspaces.values():
+                then.callback(workspace.close)
+            self._keep_kernels()
+            self._recordings.close()
+            self._graphs.clear()
+            self._engines.clear()
+
+    def _forget(self, owner: object) -> None:
+        self._recordings.forget(owner)
 
     def _keep_kernels(self) -> None:
         """Keep what TensorRT compiled for the next process; nothing else depends on it."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from trt_track.engines.device_memory import MOST_LENT, STAGING_BYTES
 from trt_track.engines.session import Session
-from trt_track.runtime.buffers import track_buffers
+from trt_track.runtime.buffers import Buffer, track_buffers
 from trt_track.runtime.engine_memory import EngineFigures
 from trt_track.specs import GraphSpec, Limits, ModelSpec
 
@@ -77,12 +77,15 @@ class TrackingTask:
     frames: int = 1
     """Frames of one call of the image encoder."""
 
+    def buffers(self, slots: int = SLOTS) -> dict[str, Buffer]:
+        """Return the arrays that `Steps` allocates, by name."""
+        sizes = {"batch": self.batch, "slots": slots, "frames": self.frames}
+        return track_buffers(self.specs, self.model, self.limits, video_wh=self.video_wh, **sizes)
+
     def buffer_bytes(self, slots: int = SLOTS) -> Counter[str]:
         """Return the bytes that `Steps` allocates, by part."""
-        sizes = {"batch": self.batch, "slots": slots, "frames": self.frames}
-        buffers = track_buffers(self.specs, self.model, self.limits, video_wh=self.video_wh, **sizes)
         found: Counter[str] = Counter()
-        for buffer in buffers.values():
+        for buffer in self.buffers(slots).values():
             found[buffer.part] += buffer.nbytes
         return found
 
@@ -148,8 +151,8 @@ def fitting_task(session: Session, task: TrackingTask) -> TrackingTask:
     if needed is None or memory is None:
         return task
     fitting = task
-    while (_still_needed(session, fitting) or 0) > memory.available and max(fitting.frames, fitting.batch) > 1:
-        fitting = replace(fitting, frames=halved(fitting.frames)) if fitting.frames > 1 else replace(fitting, batch=halved(fitting.batch))
+    while (_still_needed(session, fitting) or 0) > memory.available and smaller_task(fitting) != fitting:
+        fitting = smaller_task(fitting)
     need, free = told_bytes(needed), told_bytes(memory.available)
     for what, fewer, wanted in (("frames are encoded", fitting.frames, task.frames), ("objects are tracked", fitting.batch, task.batch)):
         if fewer < wanted:
@@ -162,6 +165,11 @@ def _still_needed(session: Session, task: TrackingTask) -> int | None:
     space = session.work_space(task.sizes())
     slots = SLOTS if session.overlaps else 1
     return None if space is None else space + sum(task.buffer_bytes(slots).values()) + RECORDINGS_BYTES * task.frames
+
+
+def smaller_task(task: TrackingTask) -> TrackingTask:
+    """Return the task with half of the frames in one call of the encoder, or where that is one with half of the objects in a batch."""
+    return replace(task, frames=halved(task.frames)) if task.frames > 1 else replace(task, batch=halved(task.batch))
 
 
 def halved(batch: int) -> int:

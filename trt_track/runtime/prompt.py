@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -107,15 +107,21 @@ def model_clicks(prompt: Prompt, *, width: int, height: int, size: int) -> tuple
     return (relative * np.float32(size)).astype(np.float32), labels
 
 
-def merge_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+def merge_prompts(prompts: Sequence[Prompt], known: Mapping[tuple[int, int], Prompt] | None = None) -> list[Prompt]:
     """Join all clicks and the box of one object on one frame into one prompt, in the order of their first mention.
+
+    Args:
+        prompts: any.
+        known: merged before, by frame and object: those for the same object and frame are joined with them, the others are left out.
 
     Raises:
         PromptError: an object has two boxes, two masks, a mask beside clicks, or a prompt beside its removal, on one frame.
     """
     groups: dict[tuple[int, int], list[Prompt]] = {}
     for prompt in prompts:
-        groups.setdefault((prompt.frame, prompt.object_id), []).append(prompt)
+        place = (prompt.frame, prompt.object_id)
+        before = known.get(place) if known else None
+        groups.setdefault(place, [before] if before else []).append(prompt)
     return [_merge(group) for group in groups.values()]
 
 

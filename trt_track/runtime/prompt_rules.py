@@ -42,7 +42,7 @@ def check_prompts(prompts: Sequence[Prompt], *, width: int, height: int, frame_c
     for prompt in merged:
         stories.setdefault(prompt.object_id, []).append(prompt)
     for story in stories.values():
-        _check_story(sorted(story, key=lambda prompt: prompt.frame, reverse=reverse), reverse=reverse)
+        check_story(sorted(story, key=lambda prompt: prompt.frame, reverse=reverse), reverse=reverse)
 
 
 def _check_place(prompt: Prompt, frame_count: int) -> None:
@@ -92,8 +92,18 @@ def _check_mask(prompt: Prompt, width: int, height: int) -> None:
         raise PromptError(f"{prompt.where}: the mask is empty: mark the object with any value but 0")
 
 
-def _check_story(prompts: Sequence[Prompt], *, reverse: bool) -> None:
-    """Follow one object through its prompts, in the order in which tracking meets them."""
+def check_story(prompts: Sequence[Prompt], *, reverse: bool) -> None:
+    """Follow one object through its prompts, in the order in which tracking meets them.
+
+    What counts of prompts that lie behind is the first one and a removal: the others may be left out.
+
+    Args:
+        prompts: of one object, at most one a frame, at least one.
+        reverse: whether tracking runs backwards.
+
+    Raises:
+        PromptError: it is removed before it starts, starts with negative clicks, or is prompted after its removal.
+    """
     first, *later = prompts
     order = " (tracking runs backwards)" if reverse else ""
     if first.remove:

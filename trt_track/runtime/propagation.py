@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -14,6 +15,7 @@ from trt_track.runtime.bank import MemoryBank
 from trt_track.runtime.frames import Frame
 from trt_track.runtime.prompts import Prompt, mask_to_model, model_clicks
 from trt_track.runtime.results import FrameResult
+from trt_track.runtime.schedule import Schedule
 from trt_track.runtime.steps import Asked, Clicks, FrameSlot, Outcomes, Steps
 
 if TYPE_CHECKING:
@@ -27,26 +29,33 @@ Waiting: TypeAlias = deque[tuple[Frame, list[int], list[Asked]]]
 class Propagation:
     """One pass over the clip: the objects that are tracked now, and the prompts that are due."""
 
-    def __init__(self, video: Video, steps: Steps, *, reverse: bool, late: bool = False, settled: Collection[int] = ()) -> None:
+    def __init__(self, video: Video, steps: Steps, schedule: Schedule, *, late: bool = False, settled: Collection[int] = ()) -> None:
         """Prepare; nothing is read yet.
 
         Args:
-            video: what is tracked, and its prompts.
+            video: what is tracked.
             steps: buffers for it.
-            reverse: towards the start of the clip.
+            schedule: its prompts, in the direction of the pass.
             late: yield each result when the next frame has been asked for, instead of at once.
             settled: frames whose results are yielded at once all the same.
         """
-        self.video, self.steps, self.reverse, self.is_late, self.settled = video, steps, reverse, late, settled
+        self.video, self.steps, self.schedule, self.reverse, self.is_late, self.settled = (
+            video,
+            steps,
+            schedule,
+            schedule.reverse,
+            late,
+            settled,
+        )
         tracker, info = video.tracker, video.info
         self.size, self.mask_size = tracker.model.image_size, tracker.model.mask_size
-        self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=reverse)
+        self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=self.reverse)
         self.active: list[int] = []
         self.started: dict[int, int] = {}
         self.frame: int | None = None
         self.image: Image  # of the frame that is tracked
-        self.late: list[Prompt] = []
-        self.schedule = _by_frame(video.prompts)
+        self.late: set[int] = set()
+        """Objects that were prompted for the frame that is tracked since its last result."""
 
     @property
     def first_open(self) -> int:
@@ -59,12 +68,13 @@ class Propagation:
     def accept(self, prompts: Sequence[Prompt]) -> None:
         """Take prompts in while the pass runs.
 
+        Args:
+            prompts: merged with those that were there, each checked by itself.
+
         Raises:
-            PromptError: one is for a frame that lies behind.
+            PromptError: one is for a frame that lies behind, or they contradict others; none was taken.
         """
-        for prompt in prompts:
-            if self.frame is None:
-                continue
+        for prompt in prompts if self.frame is not None else ():
             first = self.first_open
             if prompt.frame > first if self.reverse else prompt.frame < first:
                 this = "this frame or " if first == self.frame else ""
@@ -72,7 +82,8 @@ class Propagation:
                     f"frame {prompt.frame} lies behind: the pass is at frame {self.frame}; "
                     f"prompt {this}one ahead, or call propagate again to start afresh"
                 )
-        self.late.extend(prompts)
+        self.schedule.add(prompts)
+        self.late |= {prompt.object_id for prompt in prompts if prompt.frame == self.frame}
 
     def run(self, max_frames: int | None, *, keep_video: bool) -> Generator[FrameResult, None, None]:
         """Yield a result per frame."""
@@ -89,8 +100,9 @@ class Propagation:
         try:
             for frame, image in frames:
                 self.frame, self.image = frame.index, image
-                self._late(frame.index)
-                due = self.schedule.get(frame.index, [])
+                self.late.clear()
+                self.schedule.leave_behind(frame.index)
+                due = self.schedule.due(frame.index)
                 if self.is_late and self._needs_image(due):
                     self._encode()
                     frames.encode_next(self.steps)
@@ -112,10 +124,10 @@ class Propagation:
         """Yield a frame's result, and again for prompts that come for it."""
         frame, _, asked = waiting.popleft()
         found = Found(asked)
-        if early := self._late(frame.index):  # they came while results before this one were yielded
+        if early := self._come_late(frame.index):  # they came while results before this one were yielded
             found.add(self._prompt(frame.index, early))
         yield self._result(frame, self.active, found)
-        while again := self._late(frame.index):
+        while again := self._come_late(frame.index):
             found.add(self._prompt(frame.index, again))
             yield self._result(frame, self.active, found)
 
@@ -138,40 +150,36 @@ class Propagation:
         stop = start - max_frames if self.reverse else start + max_frames
         return stop if 0 <= stop < self.video.info.frame_count else None
 
-    def _late(self, frame: int) -> list[Prompt]:
-        """Sort in the prompts that came since the last result; return those for this frame, joined with what was asked there before."""
-        if not self.late:
-            return []
-        now = {prompt.object_id for prompt in self.late if prompt.frame == frame}
-        self.late.clear()
-        self.schedule = _by_frame(self.video.prompts)
-        return [prompt for prompt in self.schedule.get(frame, []) if prompt.object_id in now]
+    def _come_late(self, frame: int) -> list[Prompt]:
+        """Return the prompts that came for this frame since its last result, joined with what was asked there before."""
+        now, self.late = self.late, set()
+        return [prompt for prompt in self.schedule.due(frame) if prompt.object_id in now]
 
     def _track(self, frame: int, due: list[Prompt]) -> list[Asked]:
         """Track what has no prompt on this frame, start or correct what has one."""
         prompted = {prompt.object_id for prompt in due}
-        asked = self._follow([object_id for object_id in self.active if object_id not in prompted], frame)
-        return asked + self._prompt(frame, due)
+        followed = [object_id for object_id in self.active if object_id not in prompted]
+        return kept(chain(self._follow(followed, frame), self._prompted(frame, due)))
 
-    def _follow(self, object_ids: list[int], frame: int) -> list[Asked]:
-        if not object_ids:
-            return []
-        return self.steps.follow(self._encode(), object_ids, frame, self.bank)
+    def _follow(self, object_ids: list[int], frame: int) -> Iterator[Asked]:
+        if object_ids:
+            yield from self.steps.follow(self._encode(), object_ids, frame, self.bank)
 
     def _encode(self) -> FrameSlot:
         """Encode the frame when the first object needs it; frames that no object is on never are."""
         return self.image.encode(self.steps)
 
     def _prompt(self, frame: int, prompts: list[Prompt]) -> list[Asked]:
-        asked = []
+        return kept(self._prompted(frame, prompts))
+
+    def _prompted(self, frame: int, prompts: list[Prompt]) -> Iterator[Asked]:
         for prompt in prompts:
             if prompt.remove:
                 self._remove(prompt.object_id)
             elif self.started.get(prompt.object_id, frame) == frame:
-                asked.append(self._start(frame, prompt))
+                yield self._start(frame, prompt)
             else:
-                asked.append(self._correct(frame, prompt))
-        return asked
+                yield self._correct(frame, prompt)
 
     def _start(self, frame: int, prompt: Prompt) -> Asked:
         if prompt.object_id not in self.started:
@@ -277,6 +285,21 @@ class LookAhead:
             yield self._read.popleft()
 
 
+def kept(asked: Iterable[Asked]) -> list[Asked]:
+    """Return what is asked for batch by batch; where one fails, what those before it brought arrives, so that its memory can be used again.
+
+    Raises:
+        EngineRunError: one failed.
+    """
+    found: list[Asked] = []
+    try:
+        found.extend(asked)
+    except BaseException:
+        Found(found)
+        raise
+    return found
+
+
 class Found:
     """What was found on one frame, by object; what is added later replaces what was there."""
 
@@ -306,10 +329,3 @@ class Found:
             return np.zeros((0, *shape), dtype)
         places = (self._places[object_id] for object_id in object_ids)
         return np.stack([getattr(outcomes, name)[row] for outcomes, row in places])
-
-
-def _by_frame(prompts: Sequence[Prompt]) -> dict[int, list[Prompt]]:
-    schedule: dict[int, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda prompt: not prompt.remove):
-        schedule.setdefault(prompt.frame, []).append(prompt)
-    return schedule

@@ -11,7 +11,7 @@ that does not overlap has one slot.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from trt_track.engines.batch_times import BatchTimes
 from trt_track.engines.session import Fetched, Lane, Session
 from trt_track.errors import DeviceMemoryError
 from trt_track.runtime.bank import MemoryBank, Recall
-from trt_track.runtime.buffers import DECODED, DRAWN, IMAGE, UPSCALED, track_buffers
+from trt_track.runtime.buffers import DECODED, DRAWN, IMAGE, UPSCALED
+from trt_track.runtime.holding import Holding
 from trt_track.runtime.memory_plan import TrackingTask, fitting_task, halved
 from trt_track.runtime.small_inputs import SmallInputs
 from trt_track.specs import Limits, ModelSpec
@@ -80,40 +81,39 @@ class Asked:
 class EncoderBatch:
     """Arrays and events of the frames that are encoded in one call."""
 
-    def __init__(self, number: int, session: Session, arrays: Mapping[str, Any]) -> None:
+    def __init__(self, number: int, held: Holding) -> None:
         """Pick the arrays.
 
         Args:
             number: which batch.
-            session: makes the events.
-            arrays: by the names of `track_buffers`.
+            held: has the arrays, and makes the events.
         """
         self.number = number
-        self.frames = arrays[f"{number} frames"]
-        self.image = {name: arrays[f"{number} {name}"] for name in IMAGE}
-        self.uploaded, self.encoded = session.event(), session.event()
+        self.frames = held.arrays[f"{number} frames"]
+        self.image = {name: held.arrays[f"{number} {name}"] for name in IMAGE}
+        self.uploaded, self.encoded = held.event(), held.event()
         self.slots: list[FrameSlot] = []
 
 
 class ResultArrays:
     """What the decoder and the upscaling write for one frame at a time, and when that has been brought to the host."""
 
-    def __init__(self, number: int, session: Session, arrays: Mapping[str, Any]) -> None:
+    def __init__(self, number: int, held: Holding) -> None:
         """Pick the arrays; see `EncoderBatch`."""
-        self.decoded = {name: arrays[f"{number} {name}"] for name in DECODED}
-        self.upscaled = {name: arrays[f"{number} {name}"] for name in UPSCALED}
-        self.fetched = session.event()
+        self.decoded = {name: held.arrays[f"{number} {name}"] for name in DECODED}
+        self.upscaled = {name: held.arrays[f"{number} {name}"] for name in UPSCALED}
+        self.fetched = held.event()
 
 
 class FrameSlot:
     """Arrays and events of one frame in flight: a row of an encoder's batch, and room for results."""
 
-    def __init__(self, number: int, session: Session, batch: EncoderBatch, row: int, results: ResultArrays) -> None:
+    def __init__(self, number: int, tracked: Any, batch: EncoderBatch, row: int, results: ResultArrays) -> None:
         """Join the two.
 
         Args:
             number: which slot.
-            session: makes the event.
+            tracked: a new event.
             batch: that the frame is encoded in.
             row: of the frame in the batch.
             results: that the frame shares with others, which wait for each other.
@@ -121,7 +121,7 @@ class FrameSlot:
         self.number = number
         self.image = {name: array[row : row + 1] for name, array in batch.image.items()}
         self.decoded, self.upscaled = results.decoded, results.upscaled
-        self.uploaded, self.encoded, self.tracked, self.fetched = batch.uploaded, batch.encoded, session.event(), results.fetched
+        self.uploaded, self.encoded, self.tracked, self.fetched = batch.uploaded, batch.encoded, tracked, results.fetched
 
 
 class Steps:
@@ -148,6 +148,9 @@ class Steps:
             keep_logits: whether outcomes carry the logits, and which candidates the masks are.
             together: whether several frames are encoded in one call, where the session takes them.
             batch_times: which batches are the quickest; without it they are as large as they can be.
+
+        Raises:
+            DeviceMemoryError: there is no room for a single object.
         """
         self.session, self.model, self.keep_logits, self._times = session, model, keep_logits, batch_times
         most = min(session.max_batch, limits.objects)
@@ -155,22 +158,37 @@ class Steps:
             most = batch_times.widest(limits.objects, most)
         ahead = (session.max_frames or 1) if session.overlaps and together else 1
         task = fitting_task(session, TrackingTask(session.specs, model, limits, most, video_wh, ahead))
-        self.batch, self.frames = task.batch, task.frames
-        slots = 2 if session.overlaps else 1
-        buffers = track_buffers(session.specs, model, limits, batch=self.batch, video_wh=video_wh, slots=slots, frames=self.frames)
-        arrays = {name: session.empty(buffer.shape, buffer.dtype) for name, buffer in buffers.items()}
-        results = [ResultArrays(number, session, arrays) for number in range(slots)]
-        self._batches = [EncoderBatch(number, session, arrays) for number in range(slots)]
+        self._held = Holding(session, task)
+        self.batch, self.frames = self._held.task.batch, self._held.task.frames
+        self._encoded = 0
+        try:
+            session.reserve(self._held.task.sizes())
+            self._lay_out(video_wh)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lay_out(self, video_wh: tuple[int, int]) -> None:
+        """Join arrays and events into slots, and fill what never changes."""
+        held, arrays = self._held, self._held.arrays
+        results = [ResultArrays(number, held) for number in range(held.slots)]
+        self._batches = [EncoderBatch(number, held) for number in range(held.slots)]
         for batch in self._batches:
             numbers = range(batch.number * self.frames, (batch.number + 1) * self.frames)
-            batch.slots = [FrameSlot(number, session, batch, row, results[number % slots]) for row, number in enumerate(numbers)]
+            batch.slots = [FrameSlot(number, held.event(), batch, row, results[number % held.slots]) for row, number in enumerate(numbers)]
         self.slots = [slot for batch in self._batches for slot in batch.slots]
         self.bank, self.pointer_bank = arrays["bank"], arrays["pointer_bank"]
         self.conditioned, self.memory, self.no_mask = arrays["conditioned"], arrays["memory"], arrays["no_mask"]
         self.drawn = {name: arrays[f"drawn {name}"] for name in DRAWN}
-        self.small = SmallInputs(session, arrays, video_wh)
-        self._encoded = 0
-        self._token = object()  # tells the recordings of these buffers from those of others
+        self.small = SmallInputs(self.session, arrays, video_wh)
+
+    def close(self) -> None:
+        """Free the buffers, and forget what was recorded with them.
+
+        Raises:
+            EngineRunError: something that was asked for before failed.
+        """
+        self._held.close()
 
     @property
     def encodes_ahead(self) -> bool:
@@ -195,29 +213,33 @@ class Steps:
                 session.after(slot.tracked)  # and nothing reads its features any more
             outputs = {name: array[:count] for name, array in batch.image.items()}
             session.recorded(
-                (self._token, "encode", batch.number, count),
+                (self._held, "encode", batch.number, count),
                 lambda: session.run("image_encoder", {"frames": batch.frames[:count]}, outputs),
             )
             session.record(batch.encoded)
         return batch.slots[:count]
 
-    def follow(self, slot: FrameSlot, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> list[Asked]:
-        """Track objects from their memories, those with equally many memories in one batch."""
+    def follow(self, slot: FrameSlot, object_ids: Sequence[int], frame: int, bank: MemoryBank) -> Iterator[Asked]:
+        """Track objects from their memories, those with equally many memories in one batch; yield each batch as it has been asked for.
+
+        Raises:
+            DeviceMemoryError: there is no memory for a single object.
+            EngineRunError: an engine failed.
+        """
         groups: dict[tuple[int, int], list[tuple[int, Recall]]] = {}
         for object_id in object_ids:
             recall = bank.recall(object_id, frame)
             groups.setdefault(recall.key, []).append((object_id, recall))
-        asked = []
         for waiting in groups.values():
             while waiting:
                 batch = waiting[: self._next_batch(len(waiting))]
                 try:
-                    asked.append(self._follow_batch(slot, batch, frame, bank))
+                    asked = self._follow_batch(slot, batch, frame, bank)
                 except DeviceMemoryError as error:
                     self._step_down(len(batch), error)
                 else:
                     del waiting[: len(batch)]
-        return asked
+                    yield asked
 
     def _next_batch(self, objects: int) -> int:
         """Return how many of so many objects to track together first."""
@@ -248,7 +270,7 @@ class Steps:
             self._memorise(slot, given, slot.decoded["mask_logits"], from_prompt=False)
             self._upscale(slot, objects)
 
-        self.session.recorded((self._token, "follow", slot.number, objects, recalls[0].key), body)
+        self.session.recorded((self._held, "follow", slot.number, objects, recalls[0].key), body)
         return self._ask(slot, object_ids)
 
     def start(self, slot: FrameSlot, object_id: int, frame: int, bank: MemoryBank, prompt: Clicks | np.ndarray) -> Asked:

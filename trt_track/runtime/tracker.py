@@ -18,6 +18,7 @@ from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.prompts import Prompt, check_prompts, merge_prompts
 from trt_track.runtime.propagation import Propagation
 from trt_track.runtime.results import FrameResult
+from trt_track.runtime.schedule import Schedule
 from trt_track.runtime.steps import Steps
 from trt_track.runtime.video import open_video
 from trt_track.specs import Limits, ModelSpec
@@ -93,6 +94,7 @@ class Tracker:
         self.session, self.model, self.batch_times = session, model, batch_times
         self.limits = conditioning_limits(model, max_objects or built or Limits().objects, max_conditioning)
         self._idle: dict[tuple[tuple[int, int], bool, bool], list[Steps]] = {}
+        self._closed = False
 
     @property
     def max_conditioning(self) -> int:
@@ -169,17 +171,28 @@ class Tracker:
 
     @contextmanager
     def steps(self, video_wh: tuple[int, int], *, keep_logits: bool, together: bool) -> Iterator[Steps]:
-        """Lend the buffers of one pass over a video; a later pass over a video of the same size, of the same kind, gets the same ones."""
-        options = {"keep_logits": keep_logits, "together": together}
-        idle = self._idle.setdefault((video_wh, keep_logits, together), [])
-        steps = idle.pop() if idle else Steps(self.session, self.model, self.limits, video_wh, batch_times=self.batch_times, **options)
+        """Lend the buffers of one pass over a video; a later pass over a video of the same size, of the same kind, gets the same ones.
+
+        Those that lie idle for videos of other sizes are freed before new ones are made.
+        """
+        kind = (video_wh, keep_logits, together)
+        steps = self._idle[kind].pop() if self._idle.get(kind) else self._new_steps(*kind)
         try:
             yield steps
         finally:
-            idle.append(steps)
+            if not self._closed:
+                self._idle.setdefault(kind, []).append(steps)
+
+    def _new_steps(self, video_wh: tuple[int, int], keep_logits: bool, together: bool) -> Steps:
+        for kind in [kind for kind in self._idle if kind[0] != video_wh]:
+            for idle in self._idle.pop(kind):
+                idle.close()
+        options = {"keep_logits": keep_logits, "together": together}
+        return Steps(self.session, self.model, self.limits, video_wh, batch_times=self.batch_times, **options)
 
     def close(self) -> None:
         """Free the model."""
+        self._closed = True
         self._idle.clear()
         self.session.close()
 
@@ -202,7 +215,7 @@ class Video:
         _check_size(source.info, tracker.session)
         self.tracker, self.source = tracker, source
         self.info = source.info
-        self._prompts: list[Prompt] = []
+        self._prompts: dict[tuple[int, int], Prompt] = {}
         self._running: Propagation | None = None
 
     @property
@@ -213,7 +226,7 @@ class Video:
     @property
     def prompts(self) -> list[Prompt]:
         """All prompts so far, those for one object on one frame as one."""
-        return merge_prompts(self._prompts)
+        return list(self._prompts.values())
 
     def add(  # noqa: PLR0913 - a prompt is one of several things
         self,
@@ -261,21 +274,12 @@ class Video:
         Raises:
             PromptError: one makes no sense for this video; none was added.
         """
-        together = [*self._prompts, *prompts]
-        check_prompts(together, **self._frame_facts(), reverse=self._running.reverse if self._running else None)
+        merged = merge_prompts(prompts, self._prompts)
+        if merged or not self._prompts:
+            check_prompts(merged, **self._frame_facts(), reverse=None)
         if self._running is not None:
-            self._check_count(together, reverse=self._running.reverse)
-            self._running.accept(prompts)
-        self._prompts = together
-
-    def _check_count(self, prompts: Sequence[Prompt], *, reverse: bool) -> None:
-        """Refuse prompts that would have more objects on one frame than the tracker holds memory for."""
-        most = self.tracker.limits.objects
-        active: set[int] = set()
-        for prompt in sorted(merge_prompts(prompts), key=lambda prompt: _turn(prompt, reverse=reverse)):
-            active = active - {prompt.object_id} if prompt.remove else active | {prompt.object_id}
-            if len(active) > most:
-                raise PromptError(f"frame {prompt.frame}: more than {most} objects at once: raise --max-objects (max_objects in Python)")
+            self._running.accept(merged)
+        self._prompts |= {(prompt.frame, prompt.object_id): prompt for prompt in merged}
 
     def _frame_facts(self) -> _FrameFacts:
         return {"width": self.info.width, "height": self.info.height, "frame_count": self.info.frame_count}
@@ -308,10 +312,10 @@ class Video:
             PromptError: there is no prompt, or the prompts contradict each other.
             VideoError: the clip can be read no more; a clip that merely ends early ends the iteration and sets `damage`.
         """
-        check_prompts(self.prompts, **self._frame_facts(), reverse=reverse)
-        self._check_count(self.prompts, reverse=reverse)
+        check_prompts(self.prompts, **self._frame_facts(), reverse=None)
+        schedule = Schedule(self.prompts, most=self.tracker.limits.objects, reverse=reverse)
         with self.tracker.steps((self.info.width, self.info.height), keep_logits=keep_logits, together=throughput) as steps:
-            running = self._running = Propagation(self, steps, reverse=reverse, late=throughput, settled=settled)
+            running = self._running = Propagation(self, steps, schedule, late=throughput, settled=settled)
             try:
                 yield from running.run(max_frames, keep_video=keep_video)
             finally:
@@ -347,8 +351,3 @@ def _check_size(info: VideoInfo, session: Session) -> None:
             f"{info.name} has {info.width}x{info.height} pixels, the engines were built for up to {most} a side: "
             f"scale it down (ffmpeg -vf scale) or use --backend onnxruntime-cpu"
         )
-
-
-def _turn(prompt: Prompt, *, reverse: bool) -> tuple[int, bool]:
-    """Order prompts as the pass meets them; on one frame removals come first, so that they make room."""
-    return -prompt.frame if reverse else prompt.frame, not prompt.remove

@@ -18,6 +18,8 @@ class LossWeights:
     dice: float = 1.0
     iou: float = 1.0
     score: float = 1.0
+    all_tracked: float = 0.0
+    """How much of the loss of masks is the mean over all candidates, where no prompt was given on the frame."""
 
 
 @dataclass
@@ -30,6 +32,8 @@ class MaskPrediction:
     """(N, K) predicted IoU of each."""
     score: Tensor
     """(N, 1) logit of the object being there."""
+    prompted: bool = True
+    """Whether a click or a box on this frame tells what is meant; else the memories do, and there is one right mask."""
 
 
 def prediction_loss(prediction: MaskPrediction, masks: Tensor, weights: LossWeights) -> dict[str, Tensor]:
@@ -49,15 +53,21 @@ def prediction_loss(prediction: MaskPrediction, masks: Tensor, weights: LossWeig
     there = masks.flatten(1).any(dim=1).float()
     mask, dice = _mask_loss(logits, truth, weights), weights.dice * _dice_loss(logits, truth)
     best = (mask + dice).argmin(dim=1, keepdim=True)
+    shared = 0.0 if prediction.prompted else weights.all_tracked
     overlap = _overlap(logits.detach(), truth)
     parts = {
-        "mask": (mask.gather(1, best)[:, 0] * there).mean(),
-        "dice": (dice.gather(1, best)[:, 0] * there).mean(),
+        "mask": (_best_and_all(mask, best, shared) * there).mean(),
+        "dice": (_best_and_all(dice, best, shared) * there).mean(),
         "iou": weights.iou * ((prediction.iou - overlap).abs().mean(dim=1) * there).mean(),
         "score": weights.score * functional.binary_cross_entropy_with_logits(prediction.score[:, 0], there),
     }
     preferred = overlap.gather(1, prediction.iou.argmax(dim=1, keepdim=True))[:, 0]
     return {**parts, "total": sum(parts.values(), torch.zeros(())), "j": (preferred * there).sum() / there.sum().clamp(min=1)}
+
+
+def _best_and_all(losses: Tensor, best: Tensor, share: float) -> Tensor:
+    """(N,) loss of the best candidate, (N, 1) of (N, K), and a share of the mean over all."""
+    return (1 - share) * losses.gather(1, best)[:, 0] + share * losses.mean(dim=1)
 
 
 def _mask_loss(logits: Tensor, truth: Tensor, weights: LossWeights) -> Tensor:

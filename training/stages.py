@@ -10,6 +10,8 @@ from pieces import Stage
 PLAIN = LossWeights(cross_entropy=2.0, focal=0.0)
 """From scratch the focal loss predicts nothing at all; cross entropy and dice learn at once."""
 UPSTREAM = LossWeights()
+AGREEING = LossWeights(all_tracked=0.5)
+"""Trained by their best alone, the candidates of a tracked frame differ by chance, and the last bit of a product chooses between them."""
 TRACKED = ("box", "click", "mask")
 
 
@@ -48,8 +50,8 @@ STAGES = (
     ClipStage(name="clips-256", size=256, frames=4, clips=4, steps=1300, rates=(5e-4, 3e-4)),
     ClipStage(name="long-256", size=256, frames=8, clips=2, steps=800, rates=(3e-4, 1e-4), warm_up=20),
     ClipStage(name="alike-256", size=256, frames=8, clips=2, steps=2000, rates=(3e-4, 0.0), warm_up=20, alike=0.5, leave=0.5),
+    ClipStage(
+        name="agree-256", size=256, frames=8, clips=2, steps=900, rates=(2e-4, 0.0), warm_up=20, weights=AGREEING, alike=0.4, leave=0.4
+    ),
 )
 """About four hours on two cores."""
-
-AGREEMENT = ClipStage(name="agreement", size=256, frames=8, clips=2, steps=160, rates=(1e-3, 0.0), warm_up=10, alike=0.4, leave=0.4)
-"""Of the decoder alone, after all others; see `agreement.py`."""

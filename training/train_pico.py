@@ -33,7 +33,9 @@ class PicoTraining(Training[ClipStage, ClipBatch]):
 
     def new_model(self, stage: ClipStage) -> Any:
         """Build upstream's model for the stage's pictures."""
-        return new_model(stage.size).to(self.device)
+        model = build_model(PICO_CONFIG, stage.size).to(self.device).train()
+        start_weights(model)
+        return model
 
     def load_weights(self, file: Path) -> None:
         """Take over a checkpoint."""
@@ -41,7 +43,11 @@ class PicoTraining(Training[ClipStage, ClipBatch]):
 
     def batches(self, stage: ClipStage) -> Iterator[ClipBatch]:
         """Yield clips drawn for this process."""
-        yield from draw_clips(self, stage, self.step, stage.steps - self.step)
+        leave = stage.leave if stage.frames > 1 else 0.0
+        style = SceneStyle(size_wh=(stage.size, stage.size), frames=stage.frames, leave=leave, alike=stage.alike)
+        share = max(1, stage.clips // self.team.size)
+        recipe = ClipRecipe(style, share, stage.objects, seed=(self.seed * 100 + self.stage) * 100 + self.team.rank)
+        yield from batches(recipe, self.step, stage.steps - self.step, stage.clutter_steps, self.workers)
 
     def losses(self, stage: ClipStage, batch: ClipBatch) -> dict[str, Any]:
         """Return the mean over the frames of a clip."""
@@ -76,22 +82,6 @@ class PicoTraining(Training[ClipStage, ClipBatch]):
         self.model.load_state_dict(weights)
         self.optimiser = Optimiser(self.model)
         self.optimiser.load(moments)
-
-
-def draw_clips(training: Training[ClipStage, Any], stage: ClipStage, first: int, count: int) -> Iterator[ClipBatch]:
-    """Yield the batches `first` to `first + count` of a stage that are one process's share."""
-    leave = stage.leave if stage.frames > 1 else 0.0
-    style = SceneStyle(size_wh=(stage.size, stage.size), frames=stage.frames, leave=leave, alike=stage.alike)
-    share = max(1, stage.clips // training.team.size)
-    recipe = ClipRecipe(style, share, stage.objects, seed=(training.seed * 100 + training.stage) * 100 + training.team.rank)
-    yield from batches(recipe, first, count, stage.clutter_steps, training.workers)
-
-
-def new_model(size: int) -> Any:
-    """Return upstream's model in training mode for pictures of one size, with weights from torch's current seed."""
-    model = build_model(PICO_CONFIG, size).train()
-    start_weights(model)
-    return model
 
 
 def start_weights(model: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from clips import ClipBatch
@@ -56,19 +56,6 @@ class Kept:
     """(N, 1)."""
 
 
-@dataclass
-class DecoderInput:
-    """What prompt encoder and mask decoder are given of N objects on one frame."""
-
-    frame: Frame
-    conditioned: Tensor
-    """(N, C, g, g): the frame's features with the memories of each object."""
-    clicks: Clicks | None = None
-    """None where the memories alone tell what is meant."""
-    mask_prompt: Tensor | None = None
-    """(N, 1, h, w) logits."""
-
-
 def encode(model: Any, batch: ClipBatch) -> Iterator[Frame]:
     """Encode all frames at once; yield them in order."""
     times, clips = batch.frames.shape[:2]
@@ -79,9 +66,7 @@ def encode(model: Any, batch: ClipBatch) -> Iterator[Frame]:
         yield Frame([level[:, chosen] for level in features], [level[:, chosen] for level in positions], sizes)
 
 
-def unroll(
-    model: Any, batch: ClipBatch, prompt: str, correct_at: int | None, decode: Decode | None = None
-) -> Iterator[tuple[int, MaskPrediction]]:
+def unroll(model: Any, batch: ClipBatch, prompt: str, correct_at: int | None) -> Iterator[tuple[int, MaskPrediction]]:
     """Track every object through its clip.
 
     Args:
@@ -89,68 +74,61 @@ def unroll(
         batch: T frames of B clips with N objects.
         prompt: `box`, `click` or `mask`: what the first frame is prompted with.
         correct_at: a frame on which a click into the worst error follows, None for no correction.
-        decode: what decodes, `predict` by default.
 
     Yields:
         Frame index and what was predicted there; twice for a corrected frame, nothing for a frame whose mask was given.
     """
-    decode = decode or predict
     outputs: dict[str, dict[int, dict[str, Any]]] = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
     times = batch.frames.shape[0]
     for time, frame in enumerate(encode(model, batch)):
         truth = batch.masks[time]
         if time == 0 and prompt == "mask":
-            kept = _given_mask(model, frame, truth, decode)
+            kept = _given_mask(model, frame, truth)
             outputs["cond_frame_outputs"][0] = _remember(model, frame, kept, from_clicks=False)
             continue
         clicks = _first_clicks(batch, prompt) if time == 0 else None
         conditioned = _condition(model, frame, time, outputs, times)
-        prediction, pointers = decode(model, DecoderInput(frame, conditioned, clicks))
+        prediction, pointers = predict(model, frame, conditioned, clicks, None)
         yield time, prediction
         if time == correct_at:
             wrong = wrong_click(prediction, truth)
             clicks = wrong if clicks is None else clicks.and_also(wrong)
-            seen = best_logits(prediction).detach().clamp(-32, 32)
-            prediction, pointers = decode(model, DecoderInput(frame, conditioned, clicks, seen))
+            prediction, pointers = predict(model, frame, conditioned, clicks, best_logits(prediction).detach().clamp(-32, 32))
             yield time, prediction
         if times > 1:
             kind = "cond_frame_outputs" if time == 0 else "non_cond_frame_outputs"
             logits = functional.interpolate(_present(prediction), size=batch.frames.shape[-2:], mode="bilinear", align_corners=False)
-            pointer = _mix_pointer(model, preferred(prediction, pointers), prediction.score)
+            pointer = _mix_pointer(model, _preferred(prediction, pointers), prediction.score)
             kept = Kept(logits, pointer, prediction.score)
             outputs[kind][time] = _remember(model, frame, kept, from_clicks=clicks is not None)
 
 
-def predict(model: Any, given: DecoderInput) -> tuple[MaskPrediction, Tensor]:
+def predict(
+    model: Any, frame: Frame, conditioned: Tensor, clicks: Clicks | None, mask_prompt: Tensor | None
+) -> tuple[MaskPrediction, Tensor]:
     """Run prompt encoder and mask decoder; return masks before presence hides them, and the pointers (N, K, C) of the candidates."""
-    points = 0 if given.clicks is None else given.clicks.xy.shape[1]
+    count = conditioned.shape[0]
+    if clicks is None:
+        clicks = Clicks(conditioned.new_zeros(count, 1, 2), torch.full((count, 1), -1, dtype=torch.int32, device=conditioned.device))
+        points = 0
+    else:
+        points = clicks.xy.shape[1]
+    sparse, dense = model.sam_prompt_encoder(points=(clicks.xy, clicks.labels), boxes=None, masks=mask_prompt)
     logits, iou, tokens, score = model.sam_mask_decoder(
-        multimask_output=points <= model.multimask_max_pt_num, **decoder_arguments(model, given)
+        image_embeddings=conditioned,
+        image_pe=model.sam_prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
+        multimask_output=points <= model.multimask_max_pt_num,
+        repeat_image=False,
+        high_res_features=[frame.map(0), frame.map(1)],
     )
-    return MaskPrediction(logits, iou, score), model.obj_ptr_proj(tokens)
-
-
-Decode: TypeAlias = Callable[[Any, DecoderInput], tuple[MaskPrediction, Tensor]]
-
-
-def decoder_arguments(model: Any, given: DecoderInput) -> dict[str, Any]:
-    """Encode the prompts; return what upstream's mask decoder is called with, but for which masks it returns."""
-    count, device = given.conditioned.shape[0], given.conditioned.device
-    clicks = given.clicks or Clicks(given.conditioned.new_zeros(count, 1, 2), torch.full((count, 1), -1, dtype=torch.int32, device=device))
-    sparse, dense = model.sam_prompt_encoder(points=(clicks.xy, clicks.labels), boxes=None, masks=given.mask_prompt)
-    return {
-        "image_embeddings": given.conditioned,
-        "image_pe": model.sam_prompt_encoder.get_dense_pe(),
-        "sparse_prompt_embeddings": sparse,
-        "dense_prompt_embeddings": dense,
-        "repeat_image": False,
-        "high_res_features": [given.frame.map(0), given.frame.map(1)],
-    }
+    return MaskPrediction(logits, iou, score, prompted=points > 0), model.obj_ptr_proj(tokens)
 
 
 def best_logits(prediction: MaskPrediction) -> Tensor:
     """Return the candidate (N, 1, h, w) that the model itself prefers."""
-    return preferred(prediction, prediction.logits)[:, None]
+    return _preferred(prediction, prediction.logits)[:, None]
 
 
 def wrong_click(prediction: MaskPrediction, truth: Tensor) -> Clicks:
@@ -184,17 +162,17 @@ def _condition(model: Any, frame: Frame, time: int, outputs: dict[str, Any], tim
     return conditioned
 
 
-def _given_mask(model: Any, frame: Frame, truth: Tensor, decode: Decode) -> Kept:
+def _given_mask(model: Any, frame: Frame, truth: Tensor) -> Kept:
     """Take the true mask as the first frame's output."""
     count = truth.shape[0]
     mask = truth[:, None].float()
     conditioned = frame.map(-1)
-    prediction, pointers = decode(model, DecoderInput(frame, conditioned, mask_prompt=model.mask_downsample(mask)))
+    prediction, pointers = predict(model, frame, conditioned, None, model.mask_downsample(mask))
     there = mask.new_full((count, 1), 10.0)
-    return Kept(mask * 20 - 10, _mix_pointer(model, preferred(prediction, pointers), there), there)
+    return Kept(mask * 20 - 10, _mix_pointer(model, _preferred(prediction, pointers), there), there)
 
 
-def preferred(prediction: MaskPrediction, of_candidates: Tensor) -> Tensor:
+def _preferred(prediction: MaskPrediction, of_candidates: Tensor) -> Tensor:
     """Choose (N, ...) of (N, K, ...) by predicted IoU; of (N, 1, ...) the only one."""
     if of_candidates.shape[1] == 1:
         return of_candidates[:, 0]

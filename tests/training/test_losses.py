@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from losses import LossWeights, MaskPrediction, prediction_loss
@@ -39,6 +41,15 @@ def test_only_the_best_candidate_gets_the_gradient_of_the_mask():
     moved = logits.grad.abs().sum(dim=(0, 2, 3))
     assert moved[0] > 0
     assert moved[1:].sum() == 0
+
+
+@pytest.mark.parametrize(("prompted", "learn"), [(True, 1), (False, 3)])
+def test_where_nobody_prompts_every_candidate_learns_the_mask(prompted, learn):
+    mask = square()
+    logits = torch.cat([logits_of(mask, 1.0), logits_of(mask, -1.0), torch.zeros(1, 1, 4, 4)], dim=1).requires_grad_()
+    parts = prediction_loss(replace(predict(logits), prompted=prompted), mask, LossWeights(all_tracked=0.5))
+    (parts["mask"] + parts["dice"]).backward()
+    assert int((logits.grad.abs().sum(dim=(0, 2, 3)) > 0).sum()) == learn
 
 
 def test_every_candidate_learns_its_own_iou():

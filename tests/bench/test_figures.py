@@ -57,6 +57,18 @@ def test_repetitions_are_one_row_and_ours_comes_first():
     assert found[0]["steady"]["frames"] == 12
     assert found[0]["times_upstream"] == pytest.approx(0.3 / 0.15)
     assert found[1]["times_upstream"] == 1
+    assert found[0]["times_compiled"] is None
+    assert "compiled" not in printed(speed_table(figures_of([run_of("upstream"), run_of()])))
+
+
+def test_ours_is_told_beside_compiled_upstream_too():
+    runs = [run_of("upstream", frame_s=0.3), run_of("upstream-compiled", frame_s=0.16), run_of(frame_s=0.1)]
+    times = {row["side"]: (row["times_upstream"], row["times_compiled"]) for row in rows(runs, LIMIT, skip=2)}
+    assert times["ours"] == (pytest.approx(3), pytest.approx(1.6))
+    assert times["upstream-compiled"] == (pytest.approx(0.3 / 0.16), 1)
+    shown = printed(speed_table(figures_of(runs))).splitlines()
+    assert shown[1].split()[-3:] == ["eager", "compiled", "IoU"]
+    assert shown[2].split()[-3:] == ["3.00", "1.60", "-"]
 
 
 def test_stages_of_steady_frames():

@@ -198,7 +198,13 @@ class TestOrder:
         assert [order.name for order in orders[:4]] == ["ours, 1 object", "upstream, 1 object", "ours, 4 objects", "upstream, 4 objects"]
         assert [order.repeat for order in orders] == [0] * 4 + [1] * 4
 
-    @pytest.mark.parametrize(("side", "device", "frames"), [("ours", "cpu", 2), ("ours", "cuda", 4), ("upstream-compiled", "cpu", 4)])
+    @pytest.mark.parametrize(
+        ("side", "device", "frames"), [("ours", "cpu", 2), ("upstream", "cpu", 2), ("upstream", "cuda", 4), ("upstream-compiled", "cpu", 4)]
+    )
     def test_what_prepares_for_its_sizes_warms_up_for_all_of_them(self, side, device, frames):
         assert settings_of(device=device).warm_up(side) == frames
         assert settings_of(device=device, frames=3).warm_up(side) <= 3
+
+    @pytest.mark.parametrize(("skip", "ahead", "frames"), [(2, 1, 24), (20, 1, 28), (16, 4, 48)])
+    def test_ours_on_a_gpu_warms_up_until_all_is_recorded(self, skip, ahead, frames):
+        assert settings_of(device="cuda", skip=skip, frames=30).warm_up("ours", ahead) == frames

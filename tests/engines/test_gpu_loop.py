@@ -15,6 +15,7 @@ import toy_model
 from fake_gpu import FakeDevice, GpuMisuseError
 from fake_tensorrt import FakeContext, FakeEngine, FakeTensorRT
 
+from trt_track.bench.order import Settings
 from trt_track.engines import recordings
 from trt_track.engines.backends import open_session
 from trt_track.engines.bound_engine import BoundEngine
@@ -336,6 +337,27 @@ def test_the_host_waits_once_a_frame_where_the_ring_has_room_for_one(bundle, obj
     device = FakeDevice(eager=(Lane.UPLOAD,))
     for asked in steady_log(bundle, objects, device=device, throughput=True):
         assert Counter(call[0] for call in asked) == {"copy": 2 + 3, "launch": 2, "wait": 1}
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_what_a_bench_measures_was_recorded_while_it_warmed_up(bundle, device, together):
+    """From the frame on that its steady figures begin with, nothing is prepared, recorded or run by itself but the last, smaller batch."""
+    session = open_fake(bundle, device, replace(LIMITS, frames=together))
+    settings = Settings(Path(), 60, 16, Path(), "tensorrt-rtx", 1, "cuda", "bf16", flush_denormals=False, upstream=None)
+    warm_up, log = settings.warm_up("ours", together), session._tensorrt.log
+    with Tracker(session, bundle.model, max_objects=LIMITS.objects) as tracker:
+        for frames in (warm_up, 16 + 6 * together):
+            video = Video(tracker, held_clip(bundle.model.image_size, count=frames))
+            for object_id in (1, 2):
+                video.add(object_id=object_id, points=[(9 * object_id, 9)])
+            for result in video.propagate(throughput=True):
+                if result.frame_index == 15:
+                    device.log.clear()
+                    log.clear()
+                if result.frame_index == frames - 2 * together - 2:
+                    asked = [*device.log, *log]
+    assert {call[0] for call in asked} == {"copy", "launch", "wait"}
+    assert len([call for call in asked if call == ("launch", Lane.TRACK)]) > 2 * together
 
 
 def test_nothing_is_allocated_once_every_size_was_there(bundle, device):

@@ -9,7 +9,7 @@ import numpy as np
 
 from trt_track.bench.intervals import Intervals, steady_figures
 from trt_track.bench.memory_series import growth_mb_per_frame
-from trt_track.bench.order import OURS, UPSTREAM
+from trt_track.bench.order import COMPILED, OURS, UPSTREAM
 
 Run = Mapping[str, Any]
 """What `RunLog.figures` returned, with "stages" where they were timed."""
@@ -26,7 +26,7 @@ def rows(runs: Sequence[Run], limit: Mapping[str, Any], *, skip: int) -> list[di
     keys = sorted({(run["objects"], run["side"]) for run in runs}, key=lambda key: (key[0], _turn(key[1])))
     found = [_row([run for run in runs if (run["objects"], run["side"]) == key], limit, skip) for key in keys]
     for row in found:
-        row["times_upstream"] = _ratio(row, found)
+        row["times_upstream"], row["times_compiled"] = (_ratio(row, found, side) for side in (UPSTREAM, COMPILED))
     return found
 
 
@@ -96,10 +96,10 @@ def gmac_of(found: Mapping[str, float], objects: int) -> float:
     return found["image_encoder"] + objects * sum(gmac for graph, gmac in found.items() if graph != "image_encoder")
 
 
-def _ratio(row: Mapping[str, Any], every: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return how many times as fast as eager upstream a side is, by the medians; None where that was not measured."""
+def _ratio(row: Mapping[str, Any], every: Sequence[Mapping[str, Any]], side: str) -> float | None:
+    """Return how many times as fast as another side a side is, by the medians; None where that one was not measured."""
     for other in every:
-        if other["side"] == UPSTREAM and other["objects"] == row["objects"]:
+        if other["side"] == side and other["objects"] == row["objects"]:
             return float(other["steady"]["frame_ms_median"] / row["steady"]["frame_ms_median"])
     return None
 

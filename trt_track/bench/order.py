@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from trt_track.engines.recordings import TURNS
 from trt_track.parity.weights import UpstreamModel
+from trt_track.runtime.memory_plan import SLOTS
 
 OURS: Final = "ours"
 UPSTREAM: Final = "upstream"
@@ -16,6 +18,8 @@ SIDES: Final = (OURS, UPSTREAM, COMPILED)
 """trt-track; `SAM2VideoPredictor` in eager PyTorch; the same with `vos_optimized=True`."""
 CPU: Final = "cpu"
 CUDA: Final = "cuda"
+FULL: Final = 16
+"""Frames until an object that came on the first one has all its memories and pointers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,18 @@ class Settings:
         """Frames from one sample of the memory to the next."""
         return max(1, self.frames // 25)
 
-    def warm_up(self, side: str) -> int:
-        """Frames that a side tracks before it is measured: a GPU and a compiler prepare for every number of memories that comes up."""
+    def warm_up(self, side: str, ahead: int = 1) -> int:
+        """Return the frames that a side tracks before it is measured, more than `frames` where that is not enough.
+
+        A GPU and a compiler prepare for every number of memories that comes up. Ours on a GPU then records what comes up again and again,
+        for every frame in flight by itself: the memories must have been full for as many frames as that takes.
+
+        Args:
+            side: one of `SIDES`.
+            ahead: frames of one call of the encoder, of ours.
+        """
+        if side == OURS and self.device == CUDA:
+            return max(self.skip, FULL) + TURNS * SLOTS * ahead
         prepares = side == COMPILED or self.device == CUDA
         return min(self.frames, self.skip + 2 if prepares else 2)
 

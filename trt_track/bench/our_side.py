@@ -37,7 +37,7 @@ def track_ours(order: RunOrder, send: Send) -> None:
         session = tracker.session
         meter = _meter(session, used) if settings.device == CUDA else nothing_used
         with tracker, LoopedClip(settings.clip, settings.frames) as source:
-            _drain(_results(tracker, source, order, settings.warm_up(order.side)))
+            _warm_up(tracker, order)
             log = RunLog(order, MemorySeries(meter, before), send)
             log.follow(result.masks for result in _results(tracker, source, order, settings.frames))
             facts = {"backend": session.backend, "backend_version": session.version, "device": session.device}
@@ -51,9 +51,13 @@ def _results(tracker: Tracker, source: Source, order: RunOrder, frames: int) -> 
     return video.propagate(max_frames=frames, throughput=tracker.session.overlaps)
 
 
-def _drain(results: Iterator[FrameResult]) -> None:
-    for _ in results:
-        pass
+def _warm_up(tracker: Tracker, order: RunOrder) -> None:
+    """Track the clip, as often as it takes, until whatever comes up again and again is prepared."""
+    session, settings = tracker.session, order.settings
+    frames = settings.warm_up(order.side, (session.max_frames or 1) if session.overlaps else 1)
+    with LoopedClip(settings.clip, max(frames, settings.frames)) as source:
+        for _ in _results(tracker, source, order, frames):
+            pass
 
 
 def _meter(session: Session, used: UsedBytes) -> UsedBytes:
@@ -78,7 +82,7 @@ def _stages(bundle: Bundle, order: RunOrder) -> list[dict[str, float]]:
         Tracker(session, bundle.model, max_objects=order.objects, batch_times=times) as tracker,
         LoopedClip(settings.clip, settings.frames) as source,
     ):
-        _drain(_results(tracker, source, order, settings.warm_up(order.side)))
+        _warm_up(tracker, order)
         results = _results(tracker, cast("Source", TimedSource(source, clock)), order, frames)
         clock.restart()
         for result in results:

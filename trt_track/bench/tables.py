@@ -15,9 +15,11 @@ Figures = Mapping[str, Any]
 
 def speed_table(figures: Figures) -> Table:
     """Return speed, load and memory: a row for each number of objects and side."""
-    speed = ("\nframes/s", "whole\nframes/s", "\nms/frame", "p95\nms/frame", "CPU\ns/frame", "busiest\nthread %")
+    speed = ("\nframes/s", "whole\nframes/s", "\nms/frame", "p95\nms/frame", "CPU\ns/frame", "busiest\nthread")
     memory = ("host\nMB", "growth\nMB/frame", "GPU\nMB")
-    table = _table("\nobjects", "\nside", *speed, *memory, "% of\npeak", "times\nupstream", "least\nIoU")
+    compiled = any(row["times_compiled"] is not None for row in figures["rows"])
+    times = ("times\neager", "times\ncompiled") if compiled else ("times\nupstream",)
+    table = _table("\nobjects", "\nside", *speed, *memory, "% of\npeak", *times, "least\nIoU")
     least = _least_ious(figures)
     shown = None
     for row in figures["rows"]:
@@ -35,7 +37,8 @@ def speed_table(figures: Figures) -> Table:
             _signed(_growth(memory)),
             _whole(memory["device_peak_mb"]),
             "-" if row["limit"] is None else f"{row['limit']['percent_of_peak']:.1f}",
-            "-" if row["times_upstream"] is None else f"{row['times_upstream']:.2f}",
+            _times(row["times_upstream"]),
+            *[_times(row["times_compiled"])] * compiled,
             least.get((row["objects"], row["side"]), "-"),
         )
         shown = row["objects"]
@@ -101,6 +104,10 @@ def _growth(memory: Mapping[str, float | None]) -> float | None:
     return memory["host_growth_mb_per_frame"] if device is None else device
 
 
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def _number(value: float) -> str:
     """Write three digits that count, and more where there are more before the point."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -115,4 +122,4 @@ def _whole(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f}"
+    return "-" if value is None else f"{100 * value:.0f} %"

@@ -20,6 +20,8 @@ Place: TypeAlias = tuple[Lane, Key]
 
 RARE: Final = 2
 """Times that a sequence is simply done. While an object's memory fills, every frame has sizes of its own, which do not come again."""
+TURNS: Final = RARE + 2
+"""Times that a sequence comes up until it is recorded: it is prepared before."""
 MOST: Final = 32
 """Recordings that are kept for each frame of one call of the encoder, those used last; each holds contexts of its engines and the nodes of
 its graph. Every frame of a call has sequences of its own, as its features lie elsewhere."""

@@ -34,8 +34,6 @@ def set_precision(module: nn.Module, precision: NetworkPrecision) -> None:
     Products cast what they are given; what they give is added to the stream as it is.
     """
     module.to(torch_dtype(precision.stream))
-    if not precision.wide_stream:
-        return
     for layer in module.modules():
         if isinstance(layer, _PRODUCTS):
             layer.to(torch_dtype(precision.dtype))

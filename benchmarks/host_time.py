@@ -1,25 +1,29 @@
 """Host time of the tracking loop per frame, with everything that computes replaced by nothing, ours beside upstream's.
 
-    python benchmarks/host_time.py
-    python benchmarks/host_time.py --model sam2.1-hiera-tiny --size 1024 --objects 1,16 --frames 130
+    python benchmarks/host_time.py                 # about a minute
+    python benchmarks/host_time.py --arithmetic    # upstream's other forms too, which take ten
 
 What is left is what one core does for each frame while a GPU would wait for it. Frames are in memory, a video of 640 x 480, nothing is
-decoded or written, and one thread does everything; the figures are from result to result, after the first 30 frames.
+decoded or written, and one thread does everything; the figures are from result to result, after the first 60 frames.
 
-Ours, `trt_track`: the loop of `Video.propagate` over a session whose `run`, `upload`, `download` and `copy` do nothing. Counted: the books
-of the memory bank, the index arrays, the calls, and the copies of every mask (640 x 480 bytes) into the result, which are
-the caller's own. Not counted: what a real session needs to bind and launch, and the transfers.
+Ours, `trt_track`: the real TensorRT session, as `trt-track run` drives it, over a GPU that does nothing (idle_gpu.py). Counted: the
+books of the memory bank, the index arrays, frame and indices copied into pinned memory, every call of the session with its checks, events,
+launches of what was recorded, and the results as views. Not counted: the driver's own time, for some twenty calls a frame.
+
+- `trt_track, no pixels`: the same at 64 px and for a video of 16 x 16. What is missing is the copy of the frame, 3 MiB at 1024 px.
+- `trt_track, loop alone`: there too, the loop of `Video.propagate` over a session whose calls do nothing, and which records as the real one
+  does: the books, the indices and the calls.
 
 Upstream's `SAM2VideoPredictor` on the CPU, its networks (image encoder with its projections, memory attention, prompt encoder, mask
 decoder, memory encoder, the projections of object pointers) replaced by functions that return tensors of the right shapes made before.
-Counted: its Python, the dispatch of its small operators and, in the first of three forms, their arithmetic, which on a GPU would be
+Counted: its Python, the dispatch of its small operators and, in two of three forms, their arithmetic, which on a GPU would be
 kernels and not host time:
 
-- `upstream`: all that is left. At 1024 px that is mostly arithmetic on the host: it resizes logits to 1024 x 1024, applies a sigmoid to
-  them and concatenates memories.
-- `upstream, no resizing`: `torch.nn.functional.interpolate` returns a tensor made before, too.
-- `upstream, loop alone`: as before, at 64 px and for a video of 16 x 16, so that tensors are too small for their arithmetic to take time:
-  Python and dispatch. This is the form to compare with ours, and `trt_track, loop alone` is ours at the same sizes, without the copies.
+- `upstream, loop alone`: at 64 px and for a video of 16 x 16, `torch.nn.functional.interpolate` returning a tensor made before: tensors are
+  too small for their arithmetic to take time, so Python and dispatch are left. This is the form to compare with ours.
+- `upstream, no resizing` (with `--arithmetic`): at the real sizes.
+- `upstream` (with `--arithmetic`): all that is left. At 1024 px that is mostly arithmetic on the host: it resizes logits to 1024 x 1024,
+  applies a sigmoid to them and concatenates memories.
 
 Not counted for upstream: what its networks need to launch their kernels one by one, the filling of holes, progress bars, decoding, loading,
 and the conversion of its logits into masks, which ours includes. So its figures are a lower bound.
@@ -28,17 +32,20 @@ and the conversion of its logits into masks, which ours includes. So its figures
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Final, Self, TypeAlias
 from unittest import mock
 
 import numpy as np
 import torch
 import typer
+from idle_gpu import idle_session
 from result_file import open_report
 from rich.console import Console
 from rich.table import Table
@@ -48,21 +55,26 @@ from trt_track.bench.intervals import Intervals, steady_figures
 from trt_track.bench.prompts import box_prompts
 from trt_track.bench.upstream import open_state, propagate, quiet
 from trt_track.engines.host_arrays import HostArrays
+from trt_track.engines.recordings import TURNS
+from trt_track.engines.session import Key, Session
 from trt_track.export.upstream import build_model, model_spec
 from trt_track.runtime.frames import Frame, VideoInfo
 from trt_track.runtime.held_clip import HeldClip
 from trt_track.runtime.tracker import Tracker, Video
-from trt_track.specs import GraphSpec, ModelSpec, graph_specs
+from trt_track.specs import GraphSpec, Limits, ModelSpec, graph_specs
 
 VIDEO_WH: Final = (640, 480)
 SMALL: Final = (64, (16, 16))
 """Model and video of the forms without arithmetic: upstream accepts nothing smaller than 64 px."""
+Opened: TypeAlias = Callable[[ModelSpec, Limits], AbstractContextManager[Session]]
+"""From a model's sizes and what is asked for to an open session."""
 
 Model = Annotated[str, typer.Option(help="A model of the catalogue.")]
 Size = Annotated[int, typer.Option(help="Side in pixels of the square that the model sees.")]
 Objects = Annotated[str, typer.Option(help="Numbers of objects, with commas between; at most 16.")]
 Frames = Annotated[int, typer.Option(min=2, help="Frames in all.")]
-Skip = Annotated[int, typer.Option(min=1, help="Frames at the start that are not counted.")]
+Skip = Annotated[int, typer.Option(min=1, help="Frames at the start that are not counted: memories fill, steps are recorded.")]
+Arithmetic = Annotated[bool, typer.Option("--arithmetic", help="Measure upstream with its arithmetic at the real sizes, too.")]
 Out = Annotated[Path | None, typer.Option(help="The JSON file; default: benchmarks/results/host_time.json.")]
 
 
@@ -88,6 +100,7 @@ class NoOpSession(HostArrays):
 
     def __init__(self, specs: Mapping[str, GraphSpec]) -> None:
         self.specs = specs
+        self._times: Counter[Key] = Counter()
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """Allocate pages that were written once: copies of pages that never were are cheaper than real ones."""
@@ -100,6 +113,12 @@ class NoOpSession(HostArrays):
     def copy(self, target: np.ndarray, source: np.ndarray) -> None: ...
 
     def scatter(self, target: np.ndarray, rows: np.ndarray, source: np.ndarray) -> None: ...
+
+    def recorded(self, key: Key, body: Callable[[], None]) -> None:
+        """Call the body until it would have been recorded, then launch nothing in its place."""
+        self._times[key] += 1
+        if self._times[key] < TURNS:
+            body()
 
     def run(self, graph: str, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None: ...
 
@@ -117,8 +136,9 @@ def host_time(  # noqa: PLR0913, PLR0917 - the command's options
     model: Model = "sam2.1-hiera-tiny",
     size: Size = 1024,
     objects: Objects = "1,16",
-    frames: Frames = 130,
-    skip: Skip = 30,
+    frames: Frames = 160,
+    skip: Skip = 60,
+    arithmetic: Arithmetic = False,
     out: Out = None,
 ) -> None:
     """Measure host milliseconds per frame, beside upstream."""
@@ -128,33 +148,48 @@ def host_time(  # noqa: PLR0913, PLR0917 - the command's options
     torch.set_num_threads(1)  # a thread that waits for another one of a busy machine would be all that is measured
     settings = {"model": model, "size": size, "video": VIDEO_WH, "small": SMALL, "frames": frames, "skip": skip, "threads": 1}
     for count in (int(text) for text in objects.split(",")):
-        for form, intervals in _forms(Setting(model, count, frames), size):
+        for form, intervals in _forms(Setting(model, count, frames), size, arithmetic=arithmetic):
             rows.append({"form": form, "objects": count, **_milliseconds(intervals, skip)})
             report.write({"settings": settings, "rows": rows})
     _print(rows)
     typer.echo(report.path)
 
 
-def _forms(setting: Setting, size: int) -> Iterator[tuple[str, Intervals]]:
-    yield "trt_track", track_ours(setting, size, VIDEO_WH)
-    yield "trt_track, loop alone", track_ours(setting, *SMALL)
-    yield "upstream", track_upstream(setting, size, VIDEO_WH)
-    yield "upstream, no resizing", track_upstream(setting, size, VIDEO_WH, resizing=False)
+def _forms(setting: Setting, size: int, *, arithmetic: bool) -> Iterator[tuple[str, Intervals]]:
+    yield "trt_track", track_ours(setting, size, VIDEO_WH, _idle)
+    yield "trt_track, no pixels", track_ours(setting, *SMALL, _idle)
+    yield "trt_track, loop alone", track_ours(setting, *SMALL, _nothing)
     yield "upstream, loop alone", track_upstream(setting, *SMALL, resizing=False)
+    if arithmetic:
+        yield "upstream, no resizing", track_upstream(setting, size, VIDEO_WH, resizing=False)
+        yield "upstream", track_upstream(setting, size, VIDEO_WH)
 
 
-def track_ours(setting: Setting, size: int, video_wh: tuple[int, int]) -> Intervals:
-    """Run our loop over a session that does nothing."""
+@contextmanager
+def _idle(model: ModelSpec, limits: Limits) -> Iterator[Session]:
+    """Open the real session on a GPU that does nothing."""
+    with TemporaryDirectory(prefix="trt-track-idle-") as folder:
+        yield idle_session(Path(folder) / "bundle", model, limits)
+
+
+@contextmanager
+def _nothing(model: ModelSpec, limits: Limits) -> Iterator[Session]:
+    """Open a session that does nothing itself."""
+    yield NoOpSession(graph_specs(model, "float32"))
+
+
+def track_ours(setting: Setting, size: int, video_wh: tuple[int, int], opened: Opened) -> Intervals:
+    """Run our loop over a session under which nothing computes."""
     model = ModelSpec(name=setting.model, image_size=size)
     info = VideoInfo("memory", *video_wh, setting.frames, Fraction(25), 0, Path("memory"))
     pixels = np.zeros((size, size, 3), np.uint8)
     clip = HeldClip(info, tuple(Frame(i, i / 25, pixels, None) for i in range(setting.frames)))
     intervals = Intervals()
-    with Tracker(NoOpSession(graph_specs(model, "float32")), model, max_objects=setting.objects) as tracker:
+    with opened(model, Limits(objects=max(2, setting.objects))) as session, Tracker(session, model, max_objects=setting.objects) as tracker:
         video = Video(tracker, clip)
         video.add_prompts(box_prompts(setting.objects, width=video_wh[0], height=video_wh[1]))
         gc.collect()
-        _drain(intervals.watch(video.propagate()))
+        _drain(intervals.watch(video.propagate(throughput=session.overlaps)))
     return intervals
 
 

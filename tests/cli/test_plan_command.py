@@ -96,7 +96,10 @@ def test_an_8_gb_card_takes_the_largest_model_with_16_objects(cli):
     assert (best["model"], best["size"], best["precision"], best["objects"], best["batch"]) == ("sam2.1-hiera-large", 1024, "fp16", 16, 16)
     assert best["total_bytes"] == sum(part["bytes"] for part in best["parts"] if not part["pinned"]) < found["gpu"]["free_bytes"]
     assert found["detectors"][0]["detector"] == "grounding-dino-base"
+    assert found["detectors"][0]["batch"] == 3
     assert found["reasons"] == found["too_large"] == []
+    told = cli("plan", "--gpu", "RTX 4060").out
+    assert "detection with grounding-dino-base 800x1333, 3 frames a call (trt-track build --frames 3): 3.5 GiB" in told
 
 
 def test_the_table_says_what_json_says(cli):

@@ -8,7 +8,15 @@ import onnxruntime
 import pytest
 from run_results import id_map, read_lines
 
+from trt_track.bench import batch_timing
+
 BOXES = ("--box", "1:265,60,390,250", "--box", "2:20,20,200,200", "--box", "3:400,100,600,200")
+
+
+@pytest.fixture(autouse=True)
+def every_batch(monkeypatch):
+    """Measure them all, however long they take on a busy machine."""
+    monkeypatch.setattr(batch_timing, "WORSE", float("inf"))
 
 
 @pytest.fixture

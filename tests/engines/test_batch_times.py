@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trt_track.engines.batch_times import BATCH_TIMES, BatchTimes, check_batch_times, device_of, find_batch_times, keep_batch_times
+from trt_track.engines.batch_times import (
+    BATCH_TIMES,
+    BatchTimes,
+    check_batch_times,
+    device_of,
+    find_batch_times,
+    keep_batch_times,
+    widest_batch,
+)
 from trt_track.errors import BundleError, OutputError
 
 SIZES = (1, 2, 4, 8, 16)
@@ -19,7 +27,25 @@ def times(*milliseconds, **named):
 
 
 def session(**named):
-    return SimpleNamespace(**{"backend": "tensorrt", "version": "10", "device": "GPU", **named})
+    return SimpleNamespace(**{"backend": "tensorrt", "version": "10", "device": "GPU", "max_objects": None, "max_batch": 4, **named})
+
+
+@pytest.mark.parametrize(
+    ("advised", "built", "objects", "milliseconds", "widest"),
+    [
+        (4, None, 16, None, 4),
+        (4, None, 3, None, 3),
+        (16, 2, 16, None, 2),
+        (1, None, 16, (1, 1.2, 1.5), 4),  # measured to be quicker than what was advised, as far as it went
+        (8, None, 16, (1, 1.2, 1.5), 8),
+        (1, None, 16, (1, 1.2, 1.5, 2, 3), 16),
+        (1, 4, 16, (1, 1.2, 1.5, 2, 3), 4),
+        (4, None, 16, (1, 2.5), 1),  # measured to be slower
+    ],
+)
+def test_what_was_measured_overrules_what_is_advised(advised, built, objects, milliseconds, widest):
+    table = None if milliseconds is None else times(*milliseconds)
+    assert widest_batch(session(max_batch=advised, max_objects=built), objects, table) == widest
 
 
 def partitions(count, largest):

@@ -259,8 +259,28 @@ class TestChoice:
         fitting, too_large = detector_choices(None, free_bytes=24 * GIB, sm=89)
         assert (fitting[0].detector, fitting[0].frame, too_large) == ("grounding-dino-base", "800x1333", [])
         assert detector_choices("grounding-dino-tiny", free_bytes=GIB // 10, sm=89)[0] == []
+        assert detector_choices("grounding-dino-tiny", free_bytes=GIB // 10, sm=89)[1][0].batch == 1
         with pytest.raises(ModelError, match=r"what yolo takes was not measured: choose one of .*grounding-dino-tiny"):
             detector_choices("yolo", free_bytes=GIB, sm=89)
+
+    @pytest.mark.parametrize("sm", [75, 89])
+    @pytest.mark.parametrize("gib", [2, 3, 6, 8, 12, 24, 80])
+    def test_a_detector_gets_the_batch_that_detection_will_make(self, gib, sm):
+        """One frame first; then as many as half of what is left has room for."""
+        for one in detector_choices(None, free_bytes=gib * GIB, sm=sm)[0]:
+            parts = {part.name: part.nbytes for part in one.plan.parts}
+            frame = (parts["work space"] + parts["buffers"]) / one.batch  # the prompt's share is small
+            left = gib * GIB - one.plan.total_bytes + (one.batch - 1) * frame
+            assert one.plan.total_bytes <= gib * GIB
+            assert one.batch == 16 or 0.97 * left < 2 * (one.batch + 1) * frame
+            assert one.batch == 1 or 2 * one.batch * frame < 1.03 * left
+            assert 1 <= one.batch <= 16
+
+    def test_more_memory_means_larger_batches_of_frames(self):
+        batches = [detector_choices("grounding-dino-tiny", free_bytes=gib * GIB, sm=89)[0][0].batch for gib in (2, 4, 8, 16, 40)]
+        assert batches == sorted(batches)
+        assert batches[0] == 1
+        assert batches[-1] == 16
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,9 @@ def _print(found: Found) -> None:
         console.print("\nnothing fits")
     if found.detectors:
         one = found.detectors[0]
-        needed = told_bytes(one.plan.total_bytes)
-        console.print(f"\ndetection with {one.detector} {one.frame}, 1 frame a call: {needed}, before tracking, which has it all then")
+        needed, several = told_bytes(one.plan.total_bytes), one.batch > 1
+        call = f"{one.batch} frames a call (trt-track build --frames {one.batch})" if several else "1 frame a call"
+        console.print(f"\ndetection with {one.detector} {one.frame}, {call}: {needed}, before tracking, which has it all then")
     if reasons := found.reasons():
         console.print("\nwhat does not fit", *(f"  {reason}" for reason in reasons), sep="\n")
 
@@ -204,7 +205,7 @@ def _tracking(one: Choice) -> dict[str, Any]:
 
 
 def _detection(one: DetectorChoice) -> dict[str, Any]:
-    return {"detector": one.detector, "frame": one.frame, "batch": 1, **_sum(one.plan)}
+    return {"detector": one.detector, "frame": one.frame, "batch": one.batch, **_sum(one.plan)}
 
 
 def _sum(plan: MemoryPlan) -> dict[str, Any]:

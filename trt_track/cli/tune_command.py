@@ -10,7 +10,7 @@ from trt_track.cli.model_choice import ModelOptions
 from trt_track.cli.plan_command import parse_video
 from trt_track.cli.run_command import Backend, BundleFolder, Model, Precision, Size, Threads
 
-Objects = Annotated[int, typer.Option(min=1, max=64, help="The largest batch to measure; less where the engines or the memory allow less.")]
+Objects = Annotated[int, typer.Option(min=1, max=64, help="The largest batch to measure; less where engines, memory or time allow less.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Times that each batch is measured, four frames each time.")]
 Video = Annotated[str, typer.Option(metavar="WxH", help="Pixels of the video.")]
 
@@ -28,7 +28,7 @@ def tune(  # noqa: PLR0913, PLR0917 - the command's options
 ) -> None:
     """Measure batches of objects on this machine and keep the times in the bundle, where every later command looks for them.
 
-    Objects are then tracked in the batches that take the least time together. Without it, batches are as large as they can be.
+    Objects are then tracked in the batches that take the least time together. Without it, batches are as large as the backend advises.
     """
     from rich.console import Console
     from rich.table import Table
@@ -61,7 +61,6 @@ def tune(  # noqa: PLR0913, PLR0917 - the command's options
         table.add_row(str(objects), f"{taken:.2f}", f"{taken / objects:.2f}", split)
     Console(width=100, markup=False, highlight=False).print(table)
     if max(found) < max_objects:
-        typer.echo(
-            f"larger batches than {max(found)} are not possible here: the engines, the memory or the backend allow no more", err=True
-        )
+        why = "the engines, the memory or, on a processor, the time that an object takes allow no more"
+        typer.echo(f"larger batches than {max(found)} were not measured: {why}", err=True)
     typer.echo(keep_batch_times(opened.folder, times))

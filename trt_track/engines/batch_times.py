@@ -76,6 +76,17 @@ class BatchTimes:
         return max(self.split(count, most)[0] for count in range(1, objects + 1))
 
 
+def widest_batch(session: Session, objects: int, times: BatchTimes | None) -> int:
+    """Return the objects of the largest batch for up to so many objects: as a session advises, or as was measured.
+
+    What a session advises is a rule; a measurement overrules it as far as it went. What engines were built for is a bound.
+    """
+    built = min(objects, session.max_objects or objects)
+    if times is None:
+        return min(built, session.max_batch)
+    return times.widest(objects, min(built, max(session.max_batch, *times.milliseconds)))
+
+
 def device_of(session: Session) -> str:
     """Return the GPU's name, or how many threads of which processor compute."""
     threads = getattr(session, "threads", None)

@@ -115,7 +115,7 @@ class DeviceArrays:
             EngineRunError: the session is closed.
         """
         self._check_open()
-        if target.shape != source.shape or target.dtype != source.dtype.name:
+        if target.shape != source.shape or numpy_dtype(target.dtype) != source.dtype:  # whose name would be made anew each time
             raise TensorMismatchError(f"{target} cannot take {source.dtype}{list(source.shape)}")
         if source.size:
             self._ring().upload(target.pointer, np.ascontiguousarray(source))

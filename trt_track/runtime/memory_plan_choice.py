@@ -10,12 +10,14 @@ from typing import Final
 from trt_track.detector_specs import DetectorSpec, detector_graph_specs
 from trt_track.engines.bundle import Bundle
 from trt_track.engines.engine_record import ALL, RECORD, EngineFolder
+from trt_track.engines.host_memory import MemoryState
 from trt_track.engines.library import EMBEDDED, OFFICIAL, LibraryBundle, library_bundles
 from trt_track.engines.manifest import read_manifest
 from trt_track.errors import ModelError
 from trt_track.models import PICO_BUNDLE
 from trt_track.recipe import Recipe
 from trt_track.runtime.bank import conditioning_limits
+from trt_track.runtime.batch_size import MOST_FRAMES, fitting_frames
 from trt_track.runtime.engine_memory import (
     OBJECT_BATCHES,
     PRECISION,
@@ -31,8 +33,6 @@ from trt_track.runtime.memory_plan import CONTEXT_BYTES, MemoryPlan, Part, Track
 from trt_track.specs import DTYPE_BYTES, ModelSpec, graph_specs
 
 _RANKS: Final = {name: rank for rank, name in enumerate(OFFICIAL)}
-DETECTOR_FRAMES: Final = 1
-"""Frames of a call of the engines that `trt-track build` makes of a detector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class DetectorChoice:
-    """A detector, and what it takes for one frame a call."""
+    """A detector with a batch of frames, and what that takes."""
 
     detector: str
     frame: str
+    batch: int
+    """Frames of a call, which its engines must have been built for."""
     plan: MemoryPlan
 
 
@@ -98,7 +100,9 @@ def tracking_choices(wish: Wish, *, free_bytes: int, sm: int) -> tuple[list[Choi
 
 
 def detector_choices(name: str | None, *, free_bytes: int, sm: int) -> tuple[list[DetectorChoice], list[DetectorChoice]]:
-    """Try every detector, the best first; those that fit, and those that do not.
+    """Try every detector, the best first; those that fit, and those that do not, with one frame a call.
+
+    A batch is as large as detection makes it with that much memory, see `fitting_frames`, if the engines were built for so many frames.
 
     Args:
         name: None for any.
@@ -112,7 +116,7 @@ def detector_choices(name: str | None, *, free_bytes: int, sm: int) -> tuple[lis
     if name is not None and not known:
         names = ", ".join(dict.fromkeys(detector for detector, _ in known_detectors()))
         raise ModelError(f"what {name} takes was not measured: choose one of {names}")
-    found = [DetectorChoice(*one, _detector_plan(*one, sm)) for one in known]
+    found = [_detector_choice(*one, free_bytes=free_bytes, sm=sm) for one in known]
     return [one for one in found if one.plan.total_bytes <= free_bytes], [one for one in found if one.plan.total_bytes > free_bytes]
 
 
@@ -185,14 +189,24 @@ def _bundles() -> list[LibraryBundle]:
     return [one for one in library_bundles() if one.precision == PRECISION]
 
 
-def _detector_plan(name: str, frame: str, sm: int) -> MemoryPlan:
+def _detector_choice(name: str, frame: str, *, free_bytes: int, sm: int) -> DetectorChoice:
+    single = _detector_plan(name, frame, 1, sm)
+    of_each, left = _detector_plan(name, frame, 2, sm).total_bytes - single.total_bytes, free_bytes - single.total_bytes
+    after = MemoryState(held=single.total_bytes, peak=of_each, available=max(0, left))
+    batch = fitting_frames(MemoryState(held=0, peak=0, available=free_bytes), after, 1, MOST_FRAMES)
+    return DetectorChoice(name, frame, batch, _detector_plan(name, frame, batch, sm))
+
+
+def _detector_plan(name: str, frame: str, batch: int, sm: int) -> MemoryPlan:
+    """Add up what a detector takes; work space for several frames, which was not measured, in proportion to that for one."""
     engines = detector_figures(name, frame, sm=sm)
     height, width = map(int, frame.split("x"))
     spec = DetectorSpec(name, (height, width))
-    sizes = {"F": DETECTOR_FRAMES, "T": spec.max_tokens}
     tensors = {tensor.name: tensor for graph in detector_graph_specs(spec).values() for tensor in (*graph.inputs, *graph.outputs)}
+    sizes = {"F": batch, "T": spec.max_tokens}
     nbytes = sum(math.prod(tensor.concrete(sizes)) * DTYPE_BYTES[tensor.dtype] for tensor in tensors.values())
     weights = [Part(f"weights of {graph}", figures.weights, "loaded once") for graph, figures in engines.items()]
-    space = Part("work space", max(figures.activation for figures in engines.values()), "one for both, as they run one after the other")
-    buffers = Part("buffers", nbytes, "a frame, the prompt, and what is found")
+    needs = (figures.activation * (batch if graph == "detector" else 1) for graph, figures in engines.items())
+    space = Part("work space", max(needs), "one for both, as they run one after the other")
+    buffers = Part("buffers", nbytes, "frames, the prompt, and what is found")
     return MemoryPlan((*weights, space, buffers, Part("CUDA", CONTEXT_BYTES, "an allowance: context, driver, kernels")))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trt_track.engines.batch_times import BatchTimes
+from trt_track.engines.batch_times import BatchTimes, widest_batch
 from trt_track.engines.session import Fetched, Lane, Session
 from trt_track.errors import DeviceMemoryError
 from trt_track.runtime.bank import MemoryBank, Recall
@@ -137,6 +137,7 @@ class Steps:
         keep_logits: bool = False,
         together: bool = True,
         batch_times: BatchTimes | None = None,
+        batch: int | None = None,
     ) -> None:
         """Allocate everything.
 
@@ -147,15 +148,14 @@ class Steps:
             video_wh: size of the masks that come out.
             keep_logits: whether outcomes carry the logits, and which candidates the masks are.
             together: whether several frames are encoded in one call, where the session takes them.
-            batch_times: which batches are the quickest; without it they are as large as they can be.
+            batch_times: which batches are the quickest; without it they are as large as the session advises.
+            batch: objects of the largest one, whatever else was advised or measured.
 
         Raises:
             DeviceMemoryError: there is no room for a single object.
         """
         self.session, self.model, self.keep_logits, self._times = session, model, keep_logits, batch_times
-        most = min(session.max_batch, limits.objects)
-        if batch_times is not None:
-            most = batch_times.widest(limits.objects, most)
+        most = batch or widest_batch(session, limits.objects, batch_times)
         ahead = (session.max_frames or 1) if session.overlaps and together else 1
         task = fitting_task(session, TrackingTask(session.specs, model, limits, most, video_wh, ahead))
         self._held = Holding(session, task)

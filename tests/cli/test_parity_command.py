@@ -60,7 +60,11 @@ def test_without_upstream_it_needs_no_pytorch(tiny_bundle, carphone, tmp_path):
     assert lines_of(done)[-2:] == ["all 2 comparisons are within the limits of fp32", "[]"]
     found = report_in(tmp_path)
     assert (found["passed"], found["finished"], found["graphs"], found["tracks"]) == (True, True, [], [])
-    assert [note.split(" (")[0] for note in found["notes"]] == ["upstream, the graphs and the cases were left out"]
+    assert [note.split(" (")[0] for note in found["notes"]] == [
+        "upstream, the graphs and the cases were left out",
+        "carphone_pristine.mp4 against fp32: the slope of object 1, 2 was not judged: that takes 50 frames on which the reference's mask is "
+        "large enough",
+    ]
     (drift,) = found["drift"]
     assert (drift["clip"], drift["against"]) == ("carphone_pristine.mp4", "fp32")
     assert [(row["frame"], row["object_id"]) for row in drift["rows"]] == [(frame, number) for frame in range(20) for number in (1, 2)]

@@ -62,8 +62,8 @@ def test_without_upstream_it_needs_no_pytorch(tiny_bundle, carphone, tmp_path):
     assert (found["passed"], found["finished"], found["graphs"], found["tracks"]) == (True, True, [], [])
     assert [note.split(" (")[0] for note in found["notes"]] == [
         "upstream, the graphs and the cases were left out",
-        "carphone_pristine.mp4 against fp32: the slope of object 1, 2 was not judged: that takes 50 frames on which the reference's mask is "
-        "large enough",
+        "carphone_pristine.mp4 against fp32: the slope of object 1, 2 was not judged: that takes 50 frames on which the reference's mask "
+        "is large enough",
     ]
     (drift,) = found["drift"]
     assert (drift["clip"], drift["against"]) == ("carphone_pristine.mp4", "fp32")

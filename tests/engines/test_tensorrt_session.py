@@ -329,6 +329,7 @@ def test_nothing_that_holds_gpu_memory_outlives_a_session(bundle, tensorrt, devi
     tensorrt.contexts.clear()
     tensorrt.recorded.clear()
     session.close()
+    gc.collect()
     assert [one() for one in contexts if one() is not None] == []
     assert session._engines == {}
     assert tensorrt.closed == 1

@@ -1,5 +1,7 @@
 """The trunk in both forms and the neck against upstream's, for every way in which windows, stages and levels can follow each other."""
 
+from functools import partial
+
 import pytest
 import torch
 from sam2.modeling.backbones.hieradet import Hiera
@@ -23,7 +25,7 @@ TRUNKS = {
 }
 
 
-@pytest.mark.parametrize("form", [FusedBlockAttention, BlockAttentionByHead])
+@pytest.mark.parametrize("form", [partial(FusedBlockAttention, dtype=torch.float32), BlockAttentionByHead], ids=["fused", "by head"])
 @pytest.mark.parametrize("options", TRUNKS.values(), ids=TRUNKS)
 @torch.inference_mode()
 def test_trunk_equals_upstream(options, form):

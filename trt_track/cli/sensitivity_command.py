@@ -80,6 +80,7 @@ def sensitivity(  # noqa: PLR0913, PLR0917 - the command's options
 
     Recipe(name)  # refuses a bad name before the work
     opened = Bundle.open(bundle)
+    typer.echo(f"model: {opened.model.name}, {opened.model.image_size} px", err=True)
     exact = opened if reference is None else open_reference(reference, opened)
     shipped = Thresholds.read(thresholds).track(name, ["int8"])
     limits = replace(

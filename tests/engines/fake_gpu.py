@@ -81,7 +81,7 @@ class FakeRecording:
 
     def close(self):
         misuse_unless(not self.closed, "a recording was destroyed twice")
-        self.closed = True
+        self.closed, self.works = True, ()
 
 
 class FakeBlock:

@@ -152,29 +152,31 @@ class MemoryBank:
     def recall(self, object_id: int, frame: int) -> Recall:
         """Return what an object attends to on a frame."""
         memory = self._objects[object_id]
-        selected = self._nearest(memory.conditioning_pages, frame)
-        pages = [(memory.conditioning_pages[known], 0) for known in selected]
-        for age in range(1, self.model.memory_frames):
-            known = frame - self.step * (self.model.memory_frames - age)
-            page = self._past(memory.recent_pages, memory.conditioning_pages, selected, known)
+        selected, step, oldest = self._nearest(memory.conditioning_pages, frame), self.step, self.model.memory_frames
+        pages, ages = [memory.conditioning_pages[known] for known in selected], [0] * len(selected)
+        past = self._past(memory.recent_pages, memory.conditioning_pages, selected)
+        for age in range(1, oldest):
+            page = past.get(frame - step * (oldest - age))
             if page is not None:
-                pages.append((page, age))
-        pointers = self._recall_pointers(memory, frame, selected)
-        return Recall([p for p, _ in pages], [a for _, a in pages], [p for p, _ in pointers], [a for _, a in pointers])
+                pages.append(page)
+                ages.append(age)
+        return Recall(pages, ages, *self._recall_pointers(memory, frame, selected))
 
-    def _recall_pointers(self, memory: ObjectMemory, frame: int, selected: list[int]) -> list[tuple[int, int]]:
-        """Return (pointer, age) of the conditioning frames, then of the last frames, nearest first."""
-        pointers = []
+    def _recall_pointers(self, memory: ObjectMemory, frame: int, selected: list[int]) -> tuple[list[int], list[int]]:
+        """Return pointers and ages of the conditioning frames, then of the last frames, nearest first."""
+        pointers, ages, step = [], [], self.step
         for known in selected:
-            distance = (frame - known) * self.step
+            distance = (frame - known) * step
             if distance >= 0 or not self.model.past_pointers_only:
-                pointers.append((memory.conditioning_pointers[known], distance if self.model.signed_pointer_age else abs(distance)))
+                pointers.append(memory.conditioning_pointers[known])
+                ages.append(distance if self.model.signed_pointer_age else abs(distance))
+        past = self._past(memory.recent_pointers, memory.conditioning_pointers, selected)
         for distance in range(1, self.pointer_frames):
-            known = frame - self.step * distance
-            pointer = self._past(memory.recent_pointers, memory.conditioning_pointers, selected, known)
+            pointer = past.get(frame - step * distance)
             if pointer is not None:
-                pointers.append((pointer, distance))
-        return pointers
+                pointers.append(pointer)
+                ages.append(distance)
+        return pointers, ages
 
     def _nearest(self, conditioning: dict[int, int], frame: int) -> list[int]:
         """Return the conditioning frames to attend to: `select_closest_cond_frames` of upstream's sam2_utils.py."""
@@ -187,10 +189,11 @@ class MemoryBank:
         return selected + others[: self.max_conditioning - len(selected)]
 
     @staticmethod
-    def _past(recent: dict[int, int], conditioning: dict[int, int], selected: list[int], frame: int) -> int | None:
-        """Return the slot of a past frame: a conditioning frame that was not selected counts as a recent one."""
-        slot = recent.get(frame)
-        return slot if slot is not None or frame in selected else conditioning.get(frame)
+    def _past(recent: dict[int, int], conditioning: dict[int, int], selected: list[int]) -> dict[int, int]:
+        """Return the slots of past frames: a conditioning frame that was not selected counts as a recent one."""
+        if len(selected) == len(conditioning):
+            return recent
+        return {known: slot for known, slot in conditioning.items() if known not in selected} | recent
 
     @staticmethod
     def _slot(slots: dict[int, int], pool: SlotPool, frame: int) -> int:

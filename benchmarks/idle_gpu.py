@@ -147,7 +147,8 @@ def idle_session(folder: Path, model: ModelSpec, limits: Limits) -> TensorRTSess
     """
     description: Any = Description(model, "fp16", {}, opset=23, source="nothing", source_sha256=None, tools={})
     with Bundle.create(folder, description) as draft:
-        for spec in graph_specs(model, Recipe.read("fp16").exchange).values():
+        recipe = Recipe.read("fp16")
+        for spec in graph_specs(model, recipe.features, recipe.memory).values():
             draft.onnx_path(spec.name).write_bytes(spec.name.encode())
             draft.add(spec)
     bundle = Bundle.open(folder)

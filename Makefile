@@ -6,6 +6,7 @@
 #   make bench     speed, memory, load and host time against upstream
 #
 # MODEL, SIZE and WEIGHTS choose what engines uses: make engines MODEL=sam2.1-hiera-large WEIGHTS="--checkpoint FILE.pt"
+# JOBS is how many processes run the tests, with up to 3 GB each.
 # The demonstration has an environment of its own, .venv-demo, as PyTorch would make it ten times as large.
 
 PYTHON ?= python3
@@ -16,6 +17,7 @@ SIZE ?= 1024
 WEIGHTS ?= --random-weights 0
 TARGETS ?= sm75,sm86,sm89,sm120
 ARTIFACTS ?= artifacts
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 TRT_TRACK := $(BIN)/trt-track
@@ -27,7 +29,7 @@ PICO_BUNDLE := trt_track/models/pico/bundle
 DETECTOR_BUNDLE := trt_track/models/grounding-dino-pico/bundle
 PARITY_BUNDLE := $(ARTIFACTS)/sam2.1-hiera-tiny-256-fp32-seed0
 
-.PHONY: setup demo engines parity test check bench clean
+.PHONY: setup demo engines parity parity-tiny parity-pico parity-detector test check bench clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -51,18 +53,24 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 engines: $(READY)
 	test -f $(ENGINE_BUNDLE)/manifest.json || $(TRT_TRACK) export $(MODEL) $(WEIGHTS) --size $(SIZE) --precision fp16 --out $(ENGINE_BUNDLE)
 	$(TRT_TRACK) build $(ENGINE_BUNDLE) --target $(TARGETS)
 
 # Bundles are exported anew, so that the graphs of this very source are what is compared; the embedded ones are compared as they are shipped, too.
-parity: $(READY)
+parity: parity-tiny parity-pico parity-detector
+
+parity-tiny: $(READY)
 	$(TRT_TRACK) export sam2.1-hiera-tiny --random-weights 0 --size 256 --out $(PARITY_BUNDLE) --overwrite
 	$(TRT_TRACK) parity $(PARITY_BUNDLE) --clip $(CLIP) --frames 26 --json $(ARTIFACTS)/parity.json
+
+parity-pico: $(READY)
 	$(TRT_TRACK) export pico --out $(ARTIFACTS)/pico --overwrite
 	$(TRT_TRACK) parity $(PICO_BUNDLE) --clip $(CLIP) --frames 60 --json $(ARTIFACTS)/parity-pico.json
+
+parity-detector: $(READY)
 	$(TRT_TRACK) export-detector grounding-dino-pico --out $(ARTIFACTS)/grounding-dino-pico --overwrite
 	$(TRT_TRACK) parity $(DETECTOR_BUNDLE) --clip $(CLIP) --text "red circle. striped square. thing." --json $(ARTIFACTS)/parity-detector.json
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 from command_line import Ran, run_process
+from filelock import FileLock
 
 # With more, PyTorch's threads wait for each other for most of the time where other processes use the cores too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,31 +45,52 @@ def small_config() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory, small_config) -> Path:
-    """A bundle that the real command exported: SAM 2 at 128 px with narrow layers and random weights."""
-    folder = tmp_path_factory.mktemp("bundles") / "small-128-fp32"
-    done = run_process("export", "small", "--config", small_config, "--random-weights", 0, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder}\n"
-    return folder
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder for all processes that the tests run in: the first one that asks makes it, the others wait."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder = shared / "made-once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                write(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def detector_folder(tmp_path_factory) -> Path:
+def tiny_bundle(made_once, small_config) -> Path:
+    """A bundle that the real command exported: SAM 2 at 128 px with narrow layers and random weights."""
+
+    def export(folder: Path) -> None:
+        done = run_process("export", "small", "--config", small_config, "--random-weights", 0, "--out", folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{folder}\n"
+
+    return made_once("small-128-fp32", export)
+
+
+@pytest.fixture(scope="session")
+def detector_folder(made_once) -> Path:
     """A Grounding DINO with narrow layers and weights from a seed, as `save_pretrained` writes it."""
     from small_detector import write_small_detector
 
-    return write_small_detector(tmp_path_factory.mktemp("detectors") / "small")
+    return made_once("small-detector-weights", write_small_detector)
 
 
 @pytest.fixture(scope="session")
-def tiny_detector(tmp_path_factory, detector_folder) -> Path:
+def tiny_detector(made_once, detector_folder) -> Path:
     """A bundle that the real command exported from that model, for frames of 96 x 130 pixels."""
-    folder = tmp_path_factory.mktemp("bundles") / "small-detector"
-    done = run_process("export-detector", "small", "--weights", detector_folder, "--frame", "96x130", "--out", folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder}\n"
-    return folder
+
+    def export(folder: Path) -> None:
+        done = run_process("export-detector", "small", "--weights", detector_folder, "--frame", "96x130", "--out", folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{folder}\n"
+
+    return made_once("small-detector", export)
 
 
 @pytest.fixture(scope="session")

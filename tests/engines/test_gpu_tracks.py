@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 
 FRAMES, OBJECTS = 12, 2
 LEAST_IOU = {"fp16": 0.99, "fp32": 0.999}
-HUNDRED = ((265, 60, 390, 250), (20, 20, 200, 200))
-"""Boxes on the first frame of the clip."""
+HUNDRED = ((80, 98, 126, 120), (0, 45, 60, 112))
+"""Boxes on the first frame of `carphone`, a bow tie and a striped window: FP16 and FP32 agree to 0.993 there on a CPU."""
 CASES = ("box", "second object from frame 5", "mask as correction on frame 8", "object removed on frame 6")
 
 
@@ -98,9 +98,9 @@ def own_weights(flavour, tmp_path_factory):
     return bundle
 
 
-def hundred_frames(bundle, backend, bikes):
+def hundred_frames(bundle, backend, carphone):
     """Track two things of the clip."""
-    clip = HeldClip.read(bikes, size=bundle.model.image_size, frames=100)
+    clip = HeldClip.read(carphone, size=bundle.model.image_size, frames=100)
     with Tracker(open_session(bundle, backend), bundle.model, max_objects=OBJECTS) as tracker:
         video = Video(tracker, clip)
         for object_id, box in enumerate(HUNDRED, start=1):
@@ -108,13 +108,11 @@ def hundred_frames(bundle, backend, bikes):
         return np.stack([np.array(result.masks) for result in video.propagate(throughput=True)])
 
 
-def test_a_hundred_frames_on_the_gpu_are_those_on_the_cpu(own_weights, flavour, bikes):
-    wanted, found = (hundred_frames(own_weights, backend, bikes) for backend in ("onnxruntime-cpu", flavour))
+def test_a_hundred_frames_on_the_gpu_are_those_on_the_cpu(own_weights, flavour, carphone):
+    wanted, found = (hundred_frames(own_weights, backend, carphone) for backend in ("onnxruntime-cpu", flavour))
     overlaps = {(frame, one): mask_iou(found[frame][one], wanted[frame][one]) for frame in range(100) for one in range(OBJECTS)}
-    judged = {where: iou for where, iou in overlaps.items() if wanted[where].sum() >= 100}  # of fewer pixels each one counts too much
-    assert len(judged) >= 100
-    assert np.mean(list(judged.values())) >= 0.99
-    assert {where: iou for where, iou in judged.items() if iou < 0.95} == {}  # FP16 beside FP32 on the CPU: 0.975 at worst
+    assert min(wanted[where].sum() for where in overlaps) >= 100  # of fewer pixels each one counts too much
+    assert {where: iou for where, iou in overlaps.items() if iou < 0.99} == {}
 
 
 def test_recorded_and_late_tracks_are_those_of_single_steps(bundle, flavour, bikes, monkeypatch):

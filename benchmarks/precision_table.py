@@ -45,7 +45,7 @@ about = "The image encoder's products in INT8, the rest in float32: for a CPU."
 image_encoder = { dtype = "float32", quantize = ["Conv", "Gemm", "MatMul"] }
 [[exceptions]]
 network = "image_encoder"
-layers = ["trunk.patches", "trunk.blocks.[0-2].*", "neck.*", "*.mlp.layers.1"]
+layers = ["trunk.patches", "trunk.stages.[01].*", "neck.*", "*.mlp.layers.1"]
 dtype = "float32"
 reason = "As in int8."
 """

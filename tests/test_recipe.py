@@ -49,7 +49,7 @@ def test_a_file_is_read(tmp_path):
     assert recipe.of("memory_attention") == NetworkPrecision("bfloat16", wide_stream=True)
     assert recipe.memory == "bfloat16"
     assert not recipe.quantizes("image_encoder", "neck.laterals.0")
-    assert recipe.quantizes("image_encoder", "trunk.blocks.3.mlp.layers.0")
+    assert recipe.quantizes("image_encoder", "trunk.stages.2.0.mlp.layers.0")
     assert recipe.own_layers("image_encoder") == list(recipe.exceptions)
     assert Recipe.from_json(recipe.to_json()) == recipe
     (tmp_path / "again.toml").write_text(recipe.to_toml())
@@ -93,11 +93,11 @@ def test_unknown_names_and_files(tmp_path):
 
 
 def test_exceptions_cover_by_pattern_and_network():
-    one = CarefulLayers("image_encoder", ("trunk.blocks.0.*", "*.proj"), "float16", "why")
-    assert one.covers("image_encoder", "trunk.blocks.0.mlp")
-    assert one.covers("image_encoder", "trunk.blocks.7.attention.proj")
-    assert not one.covers("image_encoder", "trunk.blocks.10.mlp")
-    assert not one.covers("memory_attention", "trunk.blocks.0.mlp")
+    one = CarefulLayers("image_encoder", ("trunk.stages.0.*", "*.proj"), "float16", "why")
+    assert one.covers("image_encoder", "trunk.stages.0.0.mlp")
+    assert one.covers("image_encoder", "trunk.stages.3.0.attention.proj")
+    assert not one.covers("image_encoder", "trunk.stages.2.5.mlp")
+    assert not one.covers("memory_attention", "trunk.stages.0.0.mlp")
 
 
 def test_the_most_exact_comes_first():

@@ -57,7 +57,7 @@ class CarefulLayers:
 
     network: str
     layers: tuple[str, ...]
-    """Names of layers as they stand in the graph, such as `trunk.blocks.0.mlp.*`; `*` stands for anything."""
+    """Names of layers as they stand in the graph, such as `trunk.stages.0.*`; `*` stands for anything."""
     dtype: str
     """What they compute in, unquantised."""
     reason: str

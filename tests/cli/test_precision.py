@@ -21,7 +21,7 @@ image_encoder = { dtype = "float32", quantize = ["MatMul"] }
 memory_attention = { dtype = "float32", quantize = ["MatMul"] }
 [[exceptions]]
 network = "image_encoder"
-layers = ["trunk.blocks.0.*"]
+layers = ["trunk.stages.0.*"]
 dtype = "float32"
 reason = "a test"
 """
@@ -150,9 +150,9 @@ def test_nothing_is_calibrated_in_vain(cli, small_config, bikes):
 
 
 def test_layers_that_the_model_lacks_are_refused(cli, small_config, tmp_path):
-    (tmp_path / "own.toml").write_text(OWN.replace("trunk.blocks.0.*", "head.*"))
+    (tmp_path / "own.toml").write_text(OWN.replace("trunk.stages.0.*", "head.*"))
     error = cli("export", "small", "--config", small_config, "--random-weights", 0, "--precision", tmp_path / "own.toml").error
-    assert error.startswith("recipe mine: image_encoder of this model has no layer head.*; it has trunk.patches, trunk.blocks.0.norm1, ")
+    assert error.startswith("recipe mine: image_encoder of this model has no layer head.*; it has trunk.patches, trunk.stages.0.0.norm1, ")
 
 
 def test_photographs_are_there_whole_and_in_quarters():

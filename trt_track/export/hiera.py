@@ -9,8 +9,9 @@ Without them the keys and values of the cells that fill up a border window are z
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -140,24 +141,25 @@ class Trunk(nn.Module):
         super().__init__()
         self.patches, self.position, self.window_position = upstream.patch_embed.proj, upstream.pos_embed, upstream.pos_embed_window
         self.raster = stream = Windows(grid, grid)
-        blocks: list[Block] = []
-        for block in upstream.blocks:
-            blocks.append(Block(block, _stream_for(block.window_size, stream), attention))
-            stream = blocks[-1].output
-        self.blocks = nn.ModuleList(blocks)
-        self.streams = [(block.stream, block.output) for block in blocks]
-        self.stage_ends = tuple(upstream.stage_ends)
-        self.outputs = [blocks[end].output for end in self.stage_ends]
+        stages: list[list[Block]] = [[] for _ in upstream.stage_ends]
+        for index, block in enumerate(upstream.blocks):
+            stage = stages[bisect_left(upstream.stage_ends, index)]
+            stage.append(Block(block, _stream_for(block.window_size, stream), attention))
+            stream = stage[-1].output
+        self.stages = nn.ModuleList(map(nn.ModuleList, stages))
+        """Whose numbers are in the names of layers: recipes mean the finest ones, of which each model has as many blocks as it likes."""
+        self.streams = [[(block.stream, block.output) for block in stage] for stage in stages]
+        self.outputs = [stage[-1].output for stage in stages]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Map normalised frames (F, 3, S, S) to the features of each stage, (F*n*n, w*w, C) as `outputs` tells."""
         x = self.patches(pixels).permute(0, 2, 3, 1).flatten(1, 2) + self._position_code()
         stream, features = self.raster, []
-        for index, (block, (before, after)) in enumerate(zip(self.blocks, self.streams, strict=True)):
-            x = block(stream.to(before, x))
-            stream = after
-            if index in self.stage_ends:
-                features.append(x)
+        for stage, streams in zip(self.stages, self.streams, strict=True):
+            for block, (before, after) in zip(cast("nn.ModuleList", stage), streams, strict=True):
+                x = block(stream.to(before, x))
+                stream = after
+            features.append(x)
         return features
 
     def _position_code(self) -> Tensor:

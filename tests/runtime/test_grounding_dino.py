@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from trt_track.engines.bundle import Bundle
-from trt_track.errors import BundleError, PromptError
+from trt_track.errors import BundleError, DeviceMemoryError, PromptError
 from trt_track.export.image_encoder import MEAN_RGB, STD_RGB
 from trt_track.runtime.detection_stage import DetectionSchedule, run_detection_stage
 from trt_track.runtime.grounding_dino import GroundingDino, TextQuery, describe_query
@@ -96,6 +96,37 @@ def test_two_frames_at_once_are_two_frames_one_by_one(open_detector, frames):
         (alone,) = detector.detect([frame])
         assert [one.label for one in alone] == [one.label for one in found]
         np.testing.assert_allclose([one.box_xyxy_px for one in alone], [one.box_xyxy_px for one in found], atol=0.05)
+
+
+def test_one_batch_is_held_at_a_time_and_nothing_of_one_that_does_not_fit(open_detector, frames, monkeypatch):
+    detector = open_detector()
+    session, held, room = detector.session, [], 10
+    make, free = session.empty, session.free
+
+    def empty(shape, dtype):
+        if len(held) == room:
+            raise DeviceMemoryError("no room")
+        held.append(make(shape, dtype))
+        return held[-1]
+
+    def give_back(owner, arrays, events=()):
+        gone = [id(array) for array in arrays]
+        held[:] = [array for array in held if id(array) not in gone]
+        free(owner, arrays, events)
+
+    monkeypatch.setattr(session, "empty", empty)
+    monkeypatch.setattr(session, "free", give_back)
+    detector.detect(frames[:1])
+    first = len(held)
+    detector.detect(frames)
+    assert {len(array) for array in held} == {2}
+    assert len(held) == first
+    room = first - 1
+    with pytest.raises(DeviceMemoryError):
+        detector.detect([frames[0]] * 3)
+    assert held == []
+    room = first
+    assert len(detector.detect(frames)) == 2
 
 
 def test_work_space_is_not_laid_out_a_second_time(open_detector):

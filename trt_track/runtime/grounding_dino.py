@@ -156,10 +156,21 @@ class GroundingDino:
         return logits, boxes, cell
 
     def _arrays(self, frames: int) -> dict[str, Any]:
-        """Return the arrays of a batch: the first rows of those of the largest batch so far."""
+        """Return the arrays of a batch: the first rows of those of the largest batch so far, which is all that memory holds."""
         if frames > self._room:
-            self._batch, self._room = {name: self._empty("detector", name, frames) for name in ("frames", *_OUTPUTS)}, frames
+            self._free_batch()
+            try:
+                for name in ("frames", *_OUTPUTS):
+                    self._batch[name] = self._empty("detector", name, frames)
+            except BaseException:
+                self._free_batch()
+                raise
+            self._room = frames
         return {name: array[:frames] for name, array in self._batch.items()}
+
+    def _free_batch(self) -> None:
+        batch, self._batch, self._room = self._batch, {}, 0
+        self.session.free(self, batch.values())
 
     def _found(self, logits: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32], video_hw: tuple[int, ...]) -> tuple[Detection, ...]:
         """Keep what is above the threshold: logits (Q, T), boxes (Q, 4); boxes in pixels of the video, cut to it."""

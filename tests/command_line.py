@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 
 def run_process(*arguments: object, **options) -> subprocess.CompletedProcess:
-    """Run the command line in a process of its own."""
+    """Run the command line in a process of its own; an export takes minutes where other work has the cores."""
     command = [sys.executable, "-m", "trt_track", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=180, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900, **options)
 
 
 @dataclass(frozen=True)

